@@ -1,0 +1,73 @@
+"""What a model is, where it is found and how it runs. Knows nothing of maps, tiles or HTTP.
+
+The public names are loaded when first used: importing this package imports no runtime.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model_registry.errors import ArtifactError, ContractError, ManifestError, ModelError, UnsupportedModel
+    from model_registry.live import LoadedModel, load
+    from model_registry.manifest import (
+        Artifact,
+        Model,
+        ModelClass,
+        Nodata,
+        Op,
+        Resolution,
+        WindowSpec,
+        open_model,
+    )
+    from model_registry.probe import Probe
+    from model_registry.runtimes import Prediction, Runner, load_runner
+
+_HOMES = {
+    "errors": ("ArtifactError", "ContractError", "ManifestError", "ModelError", "UnsupportedModel"),
+    "live": ("LoadedModel", "load"),
+    "manifest": (
+        "Artifact",
+        "Model",
+        "ModelClass",
+        "Nodata",
+        "Op",
+        "Resolution",
+        "WindowSpec",
+        "open_model",
+    ),
+    "probe": ("Probe",),
+    "runtimes": ("Prediction", "Runner", "load_runner"),
+}
+_HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "ContractError",
+    "LoadedModel",
+    "ManifestError",
+    "Model",
+    "ModelClass",
+    "ModelError",
+    "Nodata",
+    "Op",
+    "Prediction",
+    "Probe",
+    "Resolution",
+    "Runner",
+    "UnsupportedModel",
+    "WindowSpec",
+    "load",
+    "load_runner",
+    "open_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its room on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"model_registry.{_HOME_OF[name]}"), name)

@@ -1,0 +1,164 @@
+"""From a path to a network that may be served: verified, loaded, held to its manifest, and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import lcm
+from pathlib import Path
+
+import numpy as np
+
+from model_registry import probe as probing
+from model_registry.errors import ContractError
+from model_registry.manifest import Exactness, Model, WindowSpec, open_model
+from model_registry.noise import Noise
+from model_registry.probe import Probe
+from model_registry.runtimes import Demands, Runner, load_runner
+
+# One forward pass on each, until one is accepted: multiples of 64, of 7 and 32, of 3 and 128.
+_TRIAL_EDGES = (128, 224, 384)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready: every "auto" of `model.window` and `model.exactness` is resolved.
+
+    `model.digest` stays the one of `open_model`: it names what was given, not what was measured on this machine.
+    """
+
+    model: Model
+    runner: Runner
+    probe: Probe
+
+    def close(self) -> None:
+        """Free the network."""
+        self.runner.close()
+
+
+def load(path_or_model: str | Path | Model, device: str = "cpu", threads: int | None = None) -> LoadedModel:
+    """Verify, load, check against the manifest, and measure what the manifest leaves to "auto".
+
+    Args:
+        path_or_model: what `open_model` takes, or what it returned.
+        device: "cpu", "cuda" or "cuda:<index>".
+        threads: threads inside the runtime; None takes the cores that this process may use.
+
+    Raises:
+        ModelError: any of its subclasses; nothing stays loaded then.
+    """
+    model = path_or_model if isinstance(path_or_model, Model) else open_model(path_or_model)
+    runner = load_runner(model, device, threads)
+    try:
+        model = _with_demands(model, runner.demands)
+        check_contract(model, runner)
+        measured = probing.measure_or_recall(model, runner)
+        return LoadedModel(_resolve(model, measured), runner, measured)
+    except BaseException:
+        runner.close()
+        raise
+
+
+def _with_demands(model: Model, demands: Demands) -> Model:
+    """Add what the artifact itself asks for; refuse a manifest that says otherwise."""
+    window = model.window
+    if demands.fixed is not None:
+        if window.fixed is not None and window.fixed != demands.fixed:
+            raise ContractError(
+                f"the manifest says windows of {_size(window.fixed)}, the network accepts {_size(demands.fixed)} only",
+                "Correct the input's shape",
+            )
+        window = replace(window, fixed=demands.fixed)
+    if demands.multiple is not None:
+        if window.multiple is not None and window.multiple % demands.multiple:
+            raise ContractError(
+                f"window.multiple is {window.multiple}, the network demands multiples of {demands.multiple}",
+                "Correct it, or write auto",
+            )
+        window = replace(window, multiple=window.multiple or demands.multiple)
+    return replace(model, window=window)
+
+
+def check_contract(model: Model, runner: Runner) -> None:
+    """Run one forward pass on noise and compare the answer with what the manifest declares.
+
+    Raises:
+        ContractError: another shape (both are named), or numbers that are not finite.
+    """
+    noise = Noise(model, seed=1)
+    answer, failure = None, None
+    for height, width in _trial_sizes(model.window):
+        x = noise.scaled((1, len(model.bands), height, width))
+        try:
+            answer = runner.logits(x)
+        except ContractError as error:
+            failure = failure or error
+            continue
+        break
+    if answer is None:
+        assert failure is not None
+        raise failure
+    classes = len(model.classes)
+    allowed = {1} if model.emits == "labels" else {classes, 1} if classes == 2 else {classes}
+    if answer.shape[1] not in allowed or answer.shape[2:] != (height, width):
+        raise ContractError(
+            f"the network answers {answer.shape[1]} channels of {_size(answer.shape[2:])} for an input of "
+            f"{_size((height, width))}; the manifest declares {classes} classes at {_size((height, width))}",
+            "Correct classification:classes and output.emits, or export a network that answers at its input's size",
+        )
+    if not np.isfinite(answer).all():
+        share = 100 * float(np.mean(~np.isfinite(answer)))
+        raise ContractError(
+            f"{share:.3g} % of the network's answers to plausible input are not finite",
+            "Check the scaling and the weights",
+        )
+    if answer.shape[1] == 1 and model.activation == "softmax":
+        raise ContractError(
+            "the network has one output channel, whose softmax is 1 everywhere", "Write output.activation: sigmoid"
+        )
+    if model.emits == "probabilities" and not (answer.min() >= -1e-3 and answer.max() <= 1.001):
+        raise ContractError(
+            f"the network emits values from {answer.min():.3g} to {answer.max():.3g}, which are no probabilities",
+            "Write output.emits: logits",
+        )
+
+
+def _trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:
+    if window.fixed is not None:
+        return [window.fixed]
+    multiple = window.multiple or 1
+    return [(edge, edge) for edge in (-(-e // multiple) * multiple for e in _TRIAL_EDGES)]
+
+
+def _resolve(model: Model, probe: Probe) -> Model:
+    """Fill in what was "auto"; a manifest may be stricter than the measurement, never laxer, unless it says so."""
+    window = model.window
+    period = lcm(window.period or 1, probe.period)
+    # Windows start on multiples of the period, so the halo is rounded up to one.
+    halo = -(-(window.halo if window.halo is not None else probe.halo) // period) * period
+    exactness: Exactness = model.exactness or probe.exactness
+    if model.exactness == "exact" and probe.exactness != "exact":
+        raise ContractError(
+            f"exactness is declared exact, measured is {probe.exactness} ({'; '.join(probe.notes)})",
+            "Leave serving.exactness out",
+        )
+    if exactness == "exact" and halo < probe.halo:
+        if model.exactness == "exact":
+            raise ContractError(
+                f"window.halo is {halo}, an exact answer needs {probe.halo}",
+                f"Write at least {probe.halo}, or exactness: bounded",
+            )
+        exactness = "bounded"
+    return replace(
+        model,
+        window=replace(
+            window,
+            multiple=lcm(window.multiple or 1, probe.multiple),
+            period=period,
+            halo=halo,
+        ),
+        exactness=exactness,
+    )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]}"

@@ -1,0 +1,37 @@
+"""Noise in a model's own range of input values, so that its deep layers answer as they do to images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model_registry import scaling
+from model_registry.manifest import Model
+from model_registry.postprocess import Float32
+
+# Where neither scaling nor dtype says more: bytes are full range, 16 bit integers are reflectance * 10000.
+_RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 4000), "int16": (0, 4000)}
+
+
+class Noise:
+    """A source of reproducible noise for one model, half of it white and half coarse (8 px), as images are."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        """Find the range of raw values that the model is written for."""
+        self.channels = len(model.bands)
+        self._ops = model.scaling
+        self._random = np.random.default_rng(seed)
+        low, high = _RANGES.get(model.input_dtypes[0], (0, 1)) if model.input_values == "dn" else (0, 1)
+        self._low, self._high = scaling.raw_range(model.scaling, self.channels) or (
+            np.full(self.channels, low, dtype=np.float32),
+            np.full(self.channels, high, dtype=np.float32),
+        )
+
+    def scaled(self, shape: tuple[int, ...], darkest: float = 0.0, brightest: float = 1.0) -> Float32:
+        """Return float32[B, C, H, W] of that `shape`, already scaled; the two shares narrow the raw range."""
+        batch, channels, height, width = shape
+        white = self._random.random(shape, dtype=np.float32)
+        rough = (batch, channels, -(-height // 8), -(-width // 8))
+        coarse = self._random.random(rough, dtype=np.float32).repeat(8, axis=2).repeat(8, axis=3)
+        share = darkest + (brightest - darkest) * (white + coarse[:, :, :height, :width]) / 2
+        low, high = (v[None, :, None, None] for v in (self._low, self._high))
+        return scaling.apply(self._ops, (low + (high - low) * share).astype(np.float32))

@@ -1,0 +1,78 @@
+"""From a network's scores to classes and probabilities; shared by all runtimes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.errors import ContractError, UnsupportedModel
+from model_registry.manifest import Model
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Prediction(NamedTuple):
+    """The answer for B windows.
+
+    classes: uint8[B, H, W], indices into `Model.classes` (not their values); ties go to the lowest index.
+    probabilities: float32[B, K, H, W] in the order of `Model.classes`, None unless asked for.
+    """
+
+    classes: npt.NDArray[np.uint8]
+    probabilities: Float32 | None
+
+
+def predict(scores: Float32, model: Model, probabilities: bool = False) -> Prediction:
+    """Turn `scores` float32[B, K or 1, H, W] into a `Prediction`.
+
+    One score channel is binary: p = activation(score), class 1 where p >= threshold (0.5 unless given).
+    Several: the largest score wins; where a threshold is given and the largest probability lies below it, class 0.
+
+    Raises:
+        UnsupportedModel: probabilities of a network that emits labels.
+        ContractError: a label that no class of the manifest has.
+    """
+    if model.emits == "labels":
+        return Prediction(_labels(scores, len(model.classes), probabilities), None)
+    if scores.shape[1] == 1:
+        p = _sigmoid(scores) if model.activation == "sigmoid" else scores
+        classes = (p[:, 0] >= (0.5 if model.threshold is None else model.threshold)).astype(np.uint8)
+        return Prediction(classes, np.concatenate([1 - p, p], axis=1) if probabilities else None)
+    classes = scores.argmax(axis=1).astype(np.uint8)
+    shares = None
+    if probabilities or model.threshold is not None:
+        shares = _activate(scores, model)
+    if model.threshold is not None and shares is not None:
+        classes[shares.max(axis=1) < model.threshold] = 0
+    return Prediction(classes, shares if probabilities else None)
+
+
+def _labels(scores: Float32, classes: int, probabilities: bool) -> npt.NDArray[np.uint8]:
+    if probabilities:
+        raise UnsupportedModel(
+            "the network emits labels only, so there are no probabilities", "Export it without its final argmax"
+        )
+    labels = scores[:, 0]
+    lowest, highest = float(labels.min()), float(labels.max())
+    if not 0 <= lowest <= highest < classes:
+        raise ContractError(
+            f"the network answered labels from {lowest:g} to {highest:g}; the manifest has {classes} classes",
+            f"Labels must be class numbers from 0 to {classes - 1}",
+        )
+    return labels.astype(np.uint8)
+
+
+def _activate(scores: Float32, model: Model) -> Float32:
+    if model.activation == "softmax":
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        total: Float32 = shares / shares.sum(axis=1, keepdims=True)
+        return total
+    return _sigmoid(scores) if model.activation == "sigmoid" else scores
+
+
+def _sigmoid(x: Float32) -> Float32:
+    # exp of a non-positive number only, so that large scores neither overflow nor warn.
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(np.float32)

@@ -1,0 +1,39 @@
+// What the page asks the server for. Addresses are relative, so that a root path in front of the server works.
+
+/** JSON of an address; an error carries the server's own words. */
+export async function getJSON(url, options) {
+  const response = await fetch(url, {headers: {Accept: 'application/json'}, ...options});
+  const body = await response.json().catch(() => null);
+  if (response.ok && body !== null) return body;
+  throw new Error(reason(body) ?? `The server answered ${response.status} to ${url}`);
+}
+
+function reason(body) {
+  const detail = body?.detail;
+  if (detail === undefined || detail === null) return null;
+  if (typeof detail === 'string') return detail;
+  const words = [detail.reason ?? detail.message ?? detail.msg, detail.remedy].filter(Boolean);
+  return words.length ? words.join(' ') : JSON.stringify(detail);
+}
+
+/** The pair that the page's own address names, else the first. */
+export function choosePair(pairs, search) {
+  const asked = new URLSearchParams(search);
+  const [scene, model] = [asked.get('scene'), asked.get('model')];
+  if (!scene && !model) return pairs[0];
+  const chosen = pairs.find(pair => (!scene || pair.scene === scene) && (!model || pair.model === model));
+  if (chosen) return chosen;
+  const known = pairs.map(pair => `${pair.scene} + ${pair.model}`).join(', ');
+  throw new Error(`There is no ${[scene, model].filter(Boolean).join(' + ')} here. Known: ${known}.`);
+}
+
+/** A template that works outside this page too; URL would percent-encode the braces. */
+export function absolute(template) {
+  return new URL(template, document.baseURI).href.replaceAll('%7B', '{').replaceAll('%7D', '}');
+}
+
+/** Class at a place: {value, name}, or null where there is no prediction. */
+export async function classAt(template, [lon, lat], signal) {
+  const url = template.replace('{lon}', lon.toFixed(7)).replace('{lat}', lat.toFixed(7));
+  return (await getJSON(url, {signal})).class ?? null;
+}

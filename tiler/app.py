@@ -1,0 +1,332 @@
+"""The standalone application: named scenes and models from the settings, nothing else is opened.
+
+/{z}/{x}/{y}.png                                  the default pair
+/{scene}/{model}@{revision}/{z}/{x}/{y}.png       a named pair, kept by clients for ever
+/{scene}/{model}/{z}/{x}/{y}.png                  the same without revision, kept shortly
+... tilejson.json  1.0.0/WMTSCapabilities.xml  point/{lon},{lat}  legend.json  statistics  feature  bbox  preview
+/{scene}/imagery/{z}/{x}/{y}.png                  the scene itself
+"""
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, FastAPI, Path
+from fastapi.responses import FileResponse, JSONResponse
+from morecantile import tms as default_tms
+from pydantic import Field
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from titiler.core.dependencies import DefaultDependency
+from titiler.core.factory import TilerFactory
+
+from tiler import __version__, documents, zoom
+from tiler.allowed import UrlReader, allowed_path
+from tiler.catalog import Catalog
+from tiler.engine import Engine
+from tiler.errors import InferenceError, RequestError, UnknownNameError
+from tiler.extension import (
+    SHORT,
+    InferenceFactory,
+    InferenceRoute,
+    TileRequest,
+    answer_tile,
+    classes_of,
+    http_error,
+    inference_params,
+    inferenceExtension,
+    open_reader,
+    sub_factory,
+)
+from tiler.imagery import Imagery
+from tiler.predict import Limits
+from tiler.reader import PredictingReader, Service, reader_of
+from tiler.scene import SceneRef, open_scene
+from tiler.settings import Settings
+from tiler.vendor import static_dir
+
+logger = logging.getLogger(__name__)
+
+WEB_MERCATOR = default_tms.get("WebMercatorQuad")
+EXPOSED = [
+    "ETag",
+    "Retry-After",
+    "X-Exactness",
+    "X-GSD",
+    "X-Inference",
+    "X-Model",
+    "X-Revision",
+]
+
+
+class StandaloneFactory(InferenceFactory):
+    """TiTiler's endpoints under our own paths."""
+
+    tile_paths = ("/{z}/{x}/{y}", "/tiles/{tileMatrixSetId}/{z}/{x}/{y}")
+
+
+@dataclass
+class State:
+    """What the application shares between requests."""
+
+    settings: Settings
+    service: Service
+    imagery: dict[str, Imagery] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make the one reader class of all named pairs."""
+        self.reader_class = reader_of(self.service)
+
+    def scene(self, name: str) -> SceneRef:
+        """A named scene; 404 with the known names otherwise."""
+        known = self.settings.scenes
+        if name not in known:
+            raise UnknownNameError(f"there is no scene {name!r}", f"Known are: {', '.join(known)}")
+        bands = known[name].bands
+        return SceneRef(known[name].path, tuple(bands) if bands else None)
+
+    def image(self, name: str) -> Imagery:
+        """A named scene to look at."""
+        if name not in self.imagery:
+            scene, chosen = open_scene(self.scene(name)), self.settings.scenes[name]
+            self.imagery[name] = Imagery(scene, chosen.display_bands, chosen.rescale)
+        return self.imagery[name]
+
+    def open(self, scene: str, model: str) -> PredictingReader:
+        """A predicting reader of a named pair. `model` may be name@revision."""
+        return open_reader(self.reader_class, self.scene(scene), {}, tms=WEB_MERCATOR, model=model)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application.
+
+    Raises:
+        InferenceError: the default pair does not fit, or its scene or model cannot be opened.
+    """
+    settings = settings or Settings()
+    engine = Engine(
+        cache_bytes=settings.cache_bytes,
+        read_threads=settings.read_threads,
+        finish_threads=settings.finish_threads,
+        max_window_pixels=settings.max_window_pixels,
+        max_pending_cells=settings.max_pending_cells,
+        timeout=settings.timeout,
+    )
+    catalog = Catalog(
+        {name: FilePath(path) for name, path in settings.models.items()},
+        device=settings.device,
+        threads=settings.threads,
+        max_gsd_factor=settings.max_gsd_factor,
+        ttl=settings.layer_ttl,
+    )
+    limits = Limits(settings.max_tile_pixels, settings.max_request_pixels, settings.max_side)
+    state = State(settings, Service(catalog=catalog, engine=engine, limits=limits))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.close()
+        catalog.close()
+
+    # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for.
+    app = FastAPI(title="titiler-inference", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+    )
+    app.state.inference = state
+
+    @app.exception_handler(InferenceError)
+    async def answer(_: Request, error: InferenceError) -> JSONResponse:
+        translated = http_error(error)
+        return JSONResponse({"detail": translated.detail}, translated.status_code, dict(translated.headers or {}))
+
+    _add_page(app, state)
+    if settings.allowed_urls:
+        _add_urls(app, state)
+    if settings.default_pair:
+        state.open(*settings.default_pair)
+        _add_imagery(app, state)
+        _add_pairs(app, state, settings.default_pair)
+    return app
+
+
+def _add_page(app: FastAPI, state: State) -> None:
+    static = static_dir()
+    app.mount("/static", StaticFiles(directory=static), name="static")
+
+    @app.get("/healthz", operation_id="healthz")
+    async def healthz() -> dict[str, Any]:
+        """The process answers, and its default model is loaded."""
+        return {"status": "ok", "version": __version__, "models": list(state.service.catalog.names)}
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        """The map page; a WMTS client that asks here by KVP gets the default pair."""
+        if state.settings.default_pair and _asks_wmts(request):
+            return await _wmts_kvp(request, state, *state.settings.default_pair)
+        return FileResponse(static / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/api/pairs", operation_id="listPairs")
+    async def pairs() -> list[dict[str, Any]]:
+        """Pairs of scene and model that fit, the default one first. Asking for another's tiles says why it does not."""
+        names = [(scene, model) for scene in state.settings.scenes for model in state.settings.models]
+        names.sort(key=lambda pair: pair != state.settings.default_pair)
+        found = [await state.service.engine.open(_describe_pair, state, *pair) for pair in names]
+        return [pair for pair in found if pair is not None]
+
+
+def _describe_pair(state: State, scene: str, model: str) -> dict[str, Any] | None:
+    try:
+        reader = state.open(scene, model)
+    except InferenceError:
+        return None
+    return {
+        "scene": scene,
+        "model": model,
+        "title": _title(state, scene, reader),
+        "imagery": f"{scene}/imagery/{{z}}/{{x}}/{{y}}.png",
+        "tilejson": f"{scene}/{model}/tilejson.json",
+    }
+
+
+def _title(state: State, scene: str, reader: PredictingReader) -> str:
+    return f"{state.settings.scenes[scene].title or scene}: {reader.layer.model.title}"
+
+
+def _add_imagery(app: FastAPI, state: State) -> None:
+    async def imagery(
+        scene: Annotated[str, Path(description="Name of a scene")],
+        z: int,
+        x: int,
+        y: int,
+        scale: Annotated[int, Field(ge=1, le=4)] = 1,
+    ) -> Response:
+        """The scene itself, stretched to 8 bit."""
+        zoom.view_of_tile(WEB_MERCATOR, x, y, z)
+        shown = await state.service.engine.open(state.image, scene)
+        content = await state.service.engine.finish(shown.tile, WEB_MERCATOR, x, y, z, 256 * scale)
+        return Response(content, media_type="image/png", headers={"Cache-Control": SHORT})
+
+    path = "/{scene}/imagery/{z}/{x}/{y}"
+    app.get(path + "@{scale}x.png", operation_id="getImageryTileWithScale", response_class=Response)(imagery)
+    app.get(path + ".png", operation_id="getImageryTile", response_class=Response)(imagery)
+
+
+def _add_urls(app: FastAPI, state: State) -> None:
+    """`url=` for files below the operator's prefixes: a TiTiler application with the extension, as anybody's."""
+    settings, service = state.settings, state.service
+    factory = TilerFactory(
+        router=APIRouter(route_class=InferenceRoute),
+        router_prefix="/cog",
+        reader=UrlReader,
+        path_dependency=allowed_path(settings.allowed_urls, allow_private=settings.allow_private_addresses),
+        add_viewer=False,
+        extensions=[inferenceExtension(catalog=service.catalog, engine=service.engine, limits=service.limits)],
+    )
+    app.include_router(factory.router, prefix="/cog", tags=["url"])
+
+
+def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
+    """The named pairs, and the default one in short form; that comes last, since it matches most."""
+
+    def named_scene(scene: Annotated[str, Path(description="Name of a scene")]) -> SceneRef:
+        return state.scene(scene)
+
+    def named_pair(
+        scene: Annotated[str, Path(description="Name of a scene")],
+        model: Annotated[str, Path(description="Name of a model, or name@revision")],
+    ) -> tuple[str, str]:
+        return scene, model
+
+    named_model = Annotated[str, Path(description="Name of a model, or name@revision")]
+    for name, prefix, path, pair, model in (
+        ("pair", "/{scene}/{model}", named_scene, named_pair, named_model),
+        ("default", "", lambda: state.scene(default[0]), lambda: default, default[1]),
+    ):
+        router = APIRouter(prefix=prefix, route_class=InferenceRoute)
+        _add_documents(router, state, name, pair)
+        sub = sub_factory(
+            TilerFactory(path_dependency=path, add_viewer=False),
+            state.service,
+            StandaloneFactory,
+            router=router,
+            name=name,
+            reader_dependency=inference_params(DefaultDependency, model),
+        )
+        app.include_router(sub.router, tags=[name])
+
+
+def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..., tuple[str, str]]) -> None:
+    """TileJSON, WMTS and legend of a pair."""
+
+    @router.get("/tilejson.json", operation_id=f"{name}.getShortTileJSON", response_class=JSONResponse)
+    async def tilejson(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> dict[str, Any]:
+        """TileJSON 3.0 whose tiles name the revision."""
+        reader = await state.service.engine.open(state.open, *names)
+        query = urlencode(request.query_params.multi_items())
+        return documents.tilejson(
+            reader, _pinned(request, names, reader), f"?{query}" if query else "", _title(state, names[0], reader)
+        )
+
+    @router.get("/legend.json", operation_id=f"{name}.getLegend", response_class=JSONResponse)
+    async def legend(names: Annotated[tuple[str, str], Depends(pair)]) -> list[dict[str, Any]]:
+        """Classes with numbers, names and colours."""
+        reader = await state.service.engine.open(state.open, *names)
+        return classes_of(reader.layer.loaded)
+
+    @router.get("/1.0.0/WMTSCapabilities.xml", operation_id=f"{name}.getWMTS", response_class=Response)
+    async def wmts(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> Response:
+        """WMTS 1.0.0 capabilities with one WebMercatorQuad layer."""
+        return await _wmts_document(request, state, *names)
+
+    if router.prefix:
+
+        @router.get("", operation_id=f"{name}.getWMTSByKVP", response_class=Response)
+        async def kvp(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> Response:
+            """WMTS by key-value pairs: request=GetCapabilities or GetTile."""
+            return await _wmts_kvp(request, state, *names)
+
+
+def _pinned(request: Request, names: tuple[str, str], reader: PredictingReader) -> str:
+    """Absolute base address of a pair at its present revision."""
+    scene, model = names
+    return f"{request.base_url}{scene}/{model.partition('@')[0]}@{reader.layer.revision}"
+
+
+def _asks_wmts(request: Request) -> bool:
+    return "request" in {key.casefold() for key in request.query_params}
+
+
+async def _wmts_document(request: Request, state: State, scene: str, model: str) -> Response:
+    reader = await state.service.engine.open(state.open, scene, model)
+    xml = documents.wmts(reader, _pinned(request, (scene, model), reader), _title(state, scene, reader))
+    return Response(xml, media_type="application/xml", headers={"Cache-Control": SHORT})
+
+
+async def _wmts_kvp(request: Request, state: State, scene: str, model: str) -> Response:
+    query = {key.casefold(): value for key, value in request.query_params.items()}
+    asked = query.get("request", "").casefold()
+    if asked == "getcapabilities":
+        return await _wmts_document(request, state, scene, model)
+    if asked != "gettile":
+        raise RequestError(f"request={query.get('request')!r} is not answered here", "Use GetCapabilities or GetTile")
+    if query.get("tilematrixset", WEB_MERCATOR.id) != WEB_MERCATOR.id:
+        raise RequestError(f"tilematrixset={query['tilematrixset']!r} is not offered", f"Use {WEB_MERCATOR.id}")
+    try:
+        z, x, y = (int(query[name]) for name in ("tilematrix", "tilecol", "tilerow"))
+    except (KeyError, ValueError):
+        raise RequestError(
+            "GetTile needs the whole numbers tilematrix, tilecol and tilerow", "See the capabilities document"
+        ) from None
+    return await answer_tile(request, state.service, functools.partial(state.open, scene, model), TileRequest(z, x, y))

@@ -1,0 +1,212 @@
+"""The commands: thin doors. Errors go to standard error in one line with a remedy, and exit with 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tiler.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A model's prediction as a live map layer.")
+console = Console()
+errors = Console(stderr=True)
+
+# GDAL reads these once; a stuck server must not hold a reader's thread for ever. An operator's own values win.
+GDAL_DEFAULTS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_TIMEOUT": "30",
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "VSI_CACHE": "TRUE",
+}
+
+
+SceneArgument = Annotated[str | None, typer.Argument(help="Raster to predict over: a path or URL")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Folder with model.yaml, or an ONNX with Deepness or GeoDeep keys")
+]
+BidxOption = Annotated[str | None, typer.Option(help="Bands of the scene in the model's order, e.g. 3,2,1")]
+FactorOption = Annotated[
+    float | None, typer.Option("--max-gsd-factor", help="How much coarser or finer than the model the scene may be")
+]
+
+
+@app.command()
+def serve(
+    scene: SceneArgument = None,
+    model: ModelOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one")] = 8000,
+    bidx: BidxOption = None,
+    max_gsd_factor: FactorOption = None,
+) -> None:
+    """Serve predictions: SCENE with --model, or what TILER_CONFIG and the environment name."""
+    with _told():
+        _run(_settings(scene, model, bidx, max_gsd_factor), host, port)
+
+
+@app.command()
+def info(
+    scene: Annotated[str, typer.Argument(help="Raster to predict over: a path or URL")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Folder with model.yaml, or an ONNX file")],
+    bidx: BidxOption = None,
+    max_gsd_factor: FactorOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table")] = False,
+) -> None:
+    """Tell grid, resolution, zooms, halo, what fits and what does not. Exits with 1 if something does not."""
+    with _told():
+        from tiler.info import report
+
+        found = report(scene, model, _bands(bidx), max_gsd_factor)
+        if as_json:
+            typer.echo(json.dumps(found, default=str))
+        else:
+            _print_report(found)
+        if not all(finding["fits"] for finding in found["findings"]):
+            raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo's scene is kept")] = Path(".demo"),
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; the next free one is taken")] = 8000,
+    size: Annotated[int, typer.Option(help="Pixels along each side of the scene")] = 4096,
+) -> None:
+    """Make the demo's scene (once) and serve its trained network over it."""
+    with _told():
+        from tiler.demo import MODEL, SEED, write_scene
+
+        scene = folder / f"landscape-{SEED}-{size}.tif"
+        if not scene.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            console.print(f"Drawing the demo's landscape ({size} x {size} px), once ...")
+            write_scene(scene, SEED, size)
+        _run(_settings(str(scene), str(MODEL), None, None, names=("demo", "landcover")), host, _free_port(host, port))
+
+
+def _settings(
+    scene: str | None,
+    model: str | None,
+    bidx: str | None,
+    max_gsd_factor: float | None,
+    names: tuple[str, str] | None = None,
+) -> Settings:
+    from tiler.settings import SceneSettings, Settings
+
+    given: dict[str, Any] = {}
+    if bool(scene) != bool(model):
+        raise typer.BadParameter("give both SCENE and --model, or neither and a settings file (TILER_CONFIG)")
+    if scene and model:
+        scene_name, model_name = names or (_name(scene, "scene"), _name(model, "model"))
+        given["scenes"] = {scene_name: SceneSettings(path=scene, bands=_bands(bidx))}
+        given["models"] = {model_name: model}
+    if max_gsd_factor is not None:
+        given["max_gsd_factor"] = max_gsd_factor
+    settings = Settings(**given)
+    if settings.default_pair is None and not settings.allowed_urls:
+        raise typer.BadParameter("nothing to serve: give SCENE and --model, or name a settings file in TILER_CONFIG")
+    return settings
+
+
+def _name(path: str, fallback: str) -> str:
+    """A name for URLs from a file's own."""
+    from tiler.scene import display_name
+    from tiler.settings import NAME, RESERVED
+
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in Path(display_name(path)).stem)
+    stem = stem.strip("-_") or fallback
+    if not NAME.fullmatch(stem) or stem in RESERVED:
+        stem = f"{fallback}-{stem}"
+    return stem
+
+
+def _bands(bidx: str | None) -> list[int] | None:
+    if bidx is None:
+        return None
+    try:
+        return [int(part) for part in bidx.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--bidx {bidx!r} is not a list of whole numbers such as 3,2,1") from None
+
+
+def _free_port(host: str, port: int) -> int:
+    for candidate in range(port, port + 50):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise typer.BadParameter(f"no free port from {port} to {port + 49} on {host}")
+
+
+def _run(settings: Settings, host: str, port: int) -> None:
+    import uvicorn
+
+    from tiler.app import create_app
+
+    application = create_app(settings)
+    config = uvicorn.Config(application, host=host, port=port, log_level="warning", proxy_headers=True)
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise typer.BadParameter(f"{host}:{port} cannot be listened on ({error.strerror}); choose --port") from None
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        console.print(f"Map page: [bold]{address}/[/bold]", highlight=False)
+        if settings.default_pair:
+            scene, model = settings.default_pair
+            console.print(f"Tiles:    {address}/{scene}/{model}/{{z}}/{{x}}/{{y}}.png", highlight=False, markup=False)
+            console.print(f"TileJSON: {address}/{scene}/{model}/tilejson.json", highlight=False)
+            console.print(f"WMTS:     {address}/{scene}/{model}/1.0.0/WMTSCapabilities.xml", highlight=False)
+        console.print("Ctrl-C stops it.")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _print_report(found: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in found["facts"].items():
+        table.add_row(key, str(value))
+    console.print(table)
+    console.print()
+    for finding in found["findings"]:
+        mark = "[green]fits[/green]" if finding["fits"] else "[red]does not fit[/red]"
+        console.print(f"{finding['subject']}: {mark}: {finding['detail']}", highlight=False)
+        if finding["remedy"]:
+            console.print(f"  {finding['remedy']}.", highlight=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of the domain in one line on standard error, exit code 2."""
+    for key, value in GDAL_DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from pydantic import ValidationError
+
+    from model_registry import ModelError
+    from tiler.errors import InferenceError
+
+    try:
+        yield
+    except (InferenceError, ModelError) as error:
+        errors.print(f"[red]Error:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from None
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            errors.print(f"[red]Settings:[/red] {where}: {problem['msg']}", highlight=False)
+        raise typer.Exit(2) from None

@@ -1,0 +1,82 @@
+"""What a client reads before it asks for tiles: TileJSON 3.0 and a WMTS 1.0.0 document (OGC 07-057r7).
+
+The WMTS has one layer in WebMercatorQuad and not one per tile matrix set: clients pick the first they find, and a
+layer's name must not hold a path. REST and KVP are both named, since Esri's clients ask one and older ones the other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from tiler import zoom
+from tiler.reader import PredictingReader
+
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=select_autoescape(["xml"])
+)
+
+
+def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dict[str, Any]:
+    """TileJSON of a prediction.
+
+    Args:
+        reader: the prediction.
+        base: absolute address below which its tiles lie, with the revision.
+        query: what to add to the tiles' address, beginning with `?`, or empty.
+        title: name for people.
+    """
+    layer, model = reader.layer, reader.layer.model
+    west, south, east, north = layer.scene.geographic_bounds
+    wanted = model.resolution.value if model.resolution else None
+    return {
+        "tilejson": "3.0.0",
+        "name": title,
+        "description": model.description,
+        "attribution": model.attribution or "",
+        "version": "1.0.0",
+        "scheme": "xyz",
+        "tiles": [f"{base}/{{z}}/{{x}}/{{y}}.png{query}"],
+        "bounds": [west, south, east, north],
+        "center": [(west + east) / 2, (south + north) / 2, reader.maxzoom],
+        "minzoom": reader.minzoom,
+        "maxzoom": reader.maxzoom,
+        "revision": layer.revision,
+        "point": f"{base}/point/{{lon}},{{lat}}{query}",
+        "classes": [
+            {"value": item.value, "name": item.name, "color": "#{:02x}{:02x}{:02x}".format(*item.color[:3])}
+            for item in model.classes
+        ],
+        "gsd": layer.grid.gsd,
+        "model_gsd": wanted,
+        "exactness": model.exactness,
+    }
+
+
+def wmts(reader: PredictingReader, base: str, title: str) -> str:
+    """Capabilities document of a prediction, as XML.
+
+    Args:
+        reader: the prediction; its tile matrix set is the document's only one.
+        base: absolute address of the pair, with the revision.
+        title: name for people; the layer's identifier is the base's last part.
+    """
+    tms, scene = reader.tms, reader.layer.scene
+    west, south, east, north = scene.geographic_bounds
+    matrices = []
+    for z in range(reader.minzoom, reader.maxzoom + 1):
+        first = tms.tile(west, north, z)
+        last = tms.tile(east, south, z)
+        matrices.append({"matrix": tms.matrix(z), "limits": (first.y, last.y, first.x, last.x)})
+    return _templates.get_template("wmts.xml").render(
+        title=title,
+        identifier="-".join(base.rsplit("/", 2)[1:]).partition("@")[0],
+        tms=tms,
+        epsg=zoom.epsg_of(tms),
+        bounds=(west, south, east, north),
+        matrices=matrices,
+        tiles_url=f"{base}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.png",
+        kvp_url=f"{base}?",
+    )

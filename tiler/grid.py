@@ -1,0 +1,242 @@
+"""The model's pixel grid over one scene: integers, and the way from a map's pixels to the grid's.
+
+The grid has the scene's own CRS and upper left corner, and exactly the model's ground sampling distance. It does not
+depend on the map, so every tile, point, polygon and export reads the same pixels. Opens no file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.warp import transform as transform_points
+
+from tiler.values import Cell, Rect, View
+
+Coordinates = NDArray[np.float64]
+
+# A map pixel is looked up with this accuracy (in grid pixels); far below what a nearest lookup can show.
+MAX_INTERPOLATION_ERROR = 0.01
+MAX_CONTROL_INTERVALS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A raster of `height` x `width` pixels, north up, cut into square cells.
+
+    Attributes:
+        crs: the scene's own.
+        left, top: upper left corner in units of `crs`.
+        res_x, res_y: pixel size in units of `crs`, both positive; rows run down.
+        height, width: in grid pixels.
+        cell: side of a cell in grid pixels, a multiple of the model's alignment.
+        align: windows start at multiples of this (the model's period and size multiple), in pixels.
+        halo: context that the model needs on each side, in pixels, a multiple of `align`.
+        gsd: ground metres per pixel that the model sees.
+        native: True when grid pixels are the scene's own, so that nothing is resampled.
+    """
+
+    crs: CRS
+    left: float
+    top: float
+    res_x: float
+    res_y: float
+    height: int
+    width: int
+    cell: int
+    align: int
+    halo: int
+    gsd: float
+    native: bool
+
+    def __post_init__(self) -> None:
+        if min(self.res_x, self.res_y) <= 0 or min(self.height, self.width, self.cell, self.align) < 1:
+            raise ValueError(f"impossible grid: {self}")
+        if self.cell % self.align or self.halo % self.align:
+            raise ValueError(f"cell {self.cell} and halo {self.halo} must be multiples of {self.align}")
+
+    @property
+    def transform(self) -> Affine:
+        """Affine from (column, row) to (x, y) of `crs`."""
+        return Affine(self.res_x, 0.0, self.left, 0.0, -self.res_y, self.top)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) in units of `crs`."""
+        return (
+            self.left,
+            self.top - self.height * self.res_y,
+            self.left + self.width * self.res_x,
+            self.top,
+        )
+
+    @property
+    def cell_rows(self) -> int:
+        """Number of rows of cells."""
+        return -(-self.height // self.cell)
+
+    @property
+    def cell_cols(self) -> int:
+        """Number of columns of cells."""
+        return -(-self.width // self.cell)
+
+    def core_of(self, first: Cell, last: Cell) -> Rect:
+        """The pixels of the cells from `first` to `last` (both inclusive), without halo.
+
+        At the scene's right and lower edge it ends where the scene ends, rounded up to `align`: pixels beyond that
+        would only be inferred to be thrown away.
+        """
+        row_off, col_off = first.row * self.cell, first.col * self.cell
+        row_end = min((last.row + 1) * self.cell, _round_up(self.height, self.align))
+        col_end = min((last.col + 1) * self.cell, _round_up(self.width, self.align))
+        return Rect(row_off, col_off, row_end - row_off, col_end - col_off)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Footprint:
+    """Where the samples of a view fall on a grid.
+
+    `rows`, `cols`: float64 [height * samples, width * samples], grid pixel coordinates (0.5 is the centre of the first
+    pixel); NaN where the map's coordinate has no image in the grid's CRS. `samples` per axis and view pixel.
+    """
+
+    rows: Coordinates
+    cols: Coordinates
+    samples: int
+
+
+def footprint(view: View, grid: Grid, *, max_samples: int = 8) -> Footprint:
+    """Where each pixel of `view` lies on `grid`.
+
+    A view coarser than the grid gets several samples per pixel and axis (at most `max_samples`), so that what it shows
+    is a share of real predictions and not one picked pixel.
+    """
+    scale = pixels_per_view_pixel(view, grid)
+    # The small tolerance keeps a tile at native zoom at one sample, whatever the projection's scale factor does.
+    samples = int(min(max_samples, max(1, math.ceil(scale - 0.25))))
+    col_grid, row_grid = _map_to_grid(view, grid, samples)
+    return Footprint(rows=row_grid, cols=col_grid, samples=samples)
+
+
+def pixels_per_view_pixel(view: View, grid: Grid) -> float:
+    """Grid pixels along one side of a view's pixel, measured at the view's centre (the larger axis); inf if unknown."""
+    left, bottom, right, top = view.bounds
+    x, y = (left + right) / 2, (bottom + top) / 2
+    dx, dy = (right - left) / view.width, (top - bottom) / view.height
+    cols, rows = _to_grid(view.crs, grid, [x, x + dx, x], [y, y, y + dy])
+    along_x = math.hypot(cols[1] - cols[0], rows[1] - rows[0])
+    along_y = math.hypot(cols[2] - cols[0], rows[2] - rows[0])
+    largest = max(along_x, along_y)
+    return largest if math.isfinite(largest) else math.inf
+
+
+def cells_covering(where: Footprint, grid: Grid, *, margin: int = 0) -> list[Cell]:
+    """The cells that hold at least one sample of the footprint, row by row; empty when it misses the grid.
+
+    `margin` widens each sample by that many pixels (1 for bilinear warping, which looks at its neighbours).
+    """
+    rows, cols = where.rows, where.cols
+    # Comparisons with NaN are False: samples without an image in the grid's CRS drop out here.
+    inside = (rows > -margin) & (rows < grid.height + margin) & (cols > -margin) & (cols < grid.width + margin)
+    if not inside.any():
+        return []
+    hit = np.zeros((grid.cell_rows, grid.cell_cols), bool)
+    for shift_row in {-margin, margin}:
+        for shift_col in {-margin, margin}:
+            row = np.clip(rows[inside] + shift_row, 0, grid.height - 1).astype(np.int64) // grid.cell
+            col = np.clip(cols[inside] + shift_col, 0, grid.width - 1).astype(np.int64) // grid.cell
+            hit[row, col] = True
+    return [Cell(int(row), int(col)) for row, col in zip(*np.nonzero(hit), strict=True)]
+
+
+def cell_of_point(x: float, y: float, crs: CRS, grid: Grid) -> tuple[Cell, int, int] | None:
+    """The cell of a coordinate and the pixel (row, column) inside that cell, or None outside of the grid."""
+    cols, rows = _to_grid(crs, grid, [x], [y])
+    if not (0 <= rows[0] < grid.height and 0 <= cols[0] < grid.width):
+        return None
+    row, col = int(rows[0]), int(cols[0])
+    return Cell(row // grid.cell, col // grid.cell), row % grid.cell, col % grid.cell
+
+
+def _map_to_grid(view: View, grid: Grid, samples: int) -> tuple[Coordinates, Coordinates]:
+    """Grid coordinates (columns, rows) of every sample of a view: exact at control points, bilinear between them.
+
+    The number of control points is doubled until the middle of every mesh is right to MAX_INTERPOLATION_ERROR.
+    """
+    height, width = view.height * samples, view.width * samples
+    left, bottom, right, top = view.bounds
+    if view.crs == grid.crs:
+        xs = left + (np.arange(width) + 0.5) * ((right - left) / width)
+        ys = top - (np.arange(height) + 0.5) * ((top - bottom) / height)
+        cols = (xs - grid.left) / grid.res_x
+        rows = (grid.top - ys) / grid.res_y
+        shape = (height, width)
+        return np.broadcast_to(cols[None, :], shape), np.broadcast_to(rows[:, None], shape)
+    intervals = 8
+    while True:
+        mesh = _mesh(view, grid, intervals)
+        if intervals >= MAX_CONTROL_INTERVALS or _mesh_error(view, grid, mesh) <= MAX_INTERPOLATION_ERROR:
+            break
+        intervals *= 2
+    return _interpolate(mesh[0], height, width), _interpolate(mesh[1], height, width)
+
+
+def _mesh(view: View, grid: Grid, intervals: int, offset: float = 0.0) -> tuple[Coordinates, Coordinates]:
+    """Exact grid coordinates at (intervals + 1)^2 points (or, with offset 0.5, in the middle of the intervals^2)."""
+    left, bottom, right, top = view.bounds
+    count = intervals + 1 if offset == 0 else intervals
+    steps = (np.arange(count) + offset) / intervals
+    xs, ys = np.meshgrid(left + steps * (right - left), top - steps * (top - bottom))
+    cols, rows = _to_grid(view.crs, grid, xs.ravel().tolist(), ys.ravel().tolist())
+    return np.reshape(cols, (count, count)), np.reshape(rows, (count, count))
+
+
+def _mesh_error(view: View, grid: Grid, mesh: tuple[Coordinates, Coordinates]) -> float:
+    intervals = mesh[0].shape[0] - 1
+    worst = 0.0
+    for exact, corners in zip(_mesh(view, grid, intervals, 0.5), mesh, strict=True):
+        between = (corners[:-1, :-1] + corners[1:, :-1] + corners[:-1, 1:] + corners[1:, 1:]) / 4
+        error = np.abs(exact - between)
+        error = error[np.isfinite(error)]
+        worst = max(worst, float(error.max(initial=0.0)))
+    return worst
+
+
+def _interpolate(corners: Coordinates, height: int, width: int) -> Coordinates:
+    """Bilinear interpolation of a regular mesh at the centres of `height` x `width` pixels."""
+    intervals = corners.shape[0] - 1
+
+    def weights(count: int) -> Coordinates:
+        position = (np.arange(count) + 0.5) / count * intervals
+        low = np.minimum(position.astype(np.int64), intervals - 1)
+        matrix = np.zeros((count, intervals + 1))
+        matrix[np.arange(count), low] = 1 - (position - low)
+        matrix[np.arange(count), low + 1] = position - low
+        return matrix
+
+    if not np.isfinite(corners).all():
+        # A weight of 0 times NaN would be NaN along whole rows: spread NaN over the touching meshes only.
+        finite = np.nan_to_num(corners, nan=0.0, posinf=0.0, neginf=0.0)
+        bad = (~np.isfinite(corners)).astype(np.float64)
+        values = weights(height) @ finite @ weights(width).T
+        values[(weights(height) @ bad @ weights(width).T) > 0] = np.nan
+        return values
+    return np.asarray(weights(height) @ corners @ weights(width).T)
+
+
+def _to_grid(crs: CRS, grid: Grid, xs: list[float], ys: list[float]) -> tuple[Coordinates, Coordinates]:
+    """(columns, rows) of coordinates of any CRS, by the GDAL transformation that TiTiler draws imagery with, too."""
+    if crs != grid.crs:
+        xs, ys = transform_points(crs, grid.crs, xs, ys)[:2]
+    x, y = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    with np.errstate(invalid="ignore"):
+        cols, rows = (x - grid.left) / grid.res_x, (grid.top - y) / grid.res_y
+    return np.where(np.isfinite(cols), cols, np.nan), np.where(np.isfinite(rows), rows, np.nan)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step

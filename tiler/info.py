@@ -1,0 +1,62 @@
+"""What there is to know of a scene and a model before anything is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from morecantile import tms
+
+from model_registry import load
+from tiler import zoom
+from tiler.layer import MAX_GSD_FACTOR, examine, fit
+from tiler.predict import Limits
+from tiler.scene import SceneRef, open_scene
+
+
+def report(
+    source: str, model_path: str, indexes: Sequence[int] | None = None, max_gsd_factor: float | None = None
+) -> dict[str, Any]:
+    """Facts and findings of a pair.
+
+    Returns:
+        `facts`: names and values for people; `findings`: what fits and what does not, each with `subject`, `fits`,
+        `detail` and `remedy`.
+
+    Raises:
+        SceneError: the scene cannot be opened at all.
+        ModelError: the model cannot be loaded at all.
+    """
+    scene = open_scene(SceneRef(source))
+    loaded = load(model_path)
+    model, factor = loaded.model, max_gsd_factor or MAX_GSD_FACTOR
+    try:
+        findings = examine(scene, model, indexes=indexes, max_gsd_factor=factor)
+        along_x, along_y = scene.gsd
+        facts: dict[str, Any] = {
+            "scene": f"{scene.display_name}, {scene.width} x {scene.height} px, {len(scene.bands)} bands, "
+            f"{'/'.join(sorted({band.dtype for band in scene.bands}))}, {scene.crs.to_string()}",
+            "scene gsd": f"{along_x:.4g} x {along_y:.4g} m",
+            "scene nodata": scene.nodata if scene.nodata is not None else ("mask or alpha" if scene.masked else "none"),
+            "model": f"{model.title} ({model.name} {model.version}), {loaded.runner.runtime} {loaded.runner.precision}",
+            "model gsd": f"{model.resolution.value:g} m" if model.resolution else "not stated",
+            "classes": ", ".join(f"{item.value} {item.name}" for item in model.classes),
+            "exactness": f"{model.exactness}, halo {model.window.halo} px, period {model.window.period} px, "
+            f"size multiple {model.window.multiple} px",
+        }
+        if all(finding.fits for finding in findings):
+            layer = fit(scene, loaded, indexes=indexes, max_gsd_factor=factor)
+            grid, mercator, limits = layer.grid, tms.get("WebMercatorQuad"), Limits()
+            facts |= {
+                "grid": f"{grid.width} x {grid.height} px of {grid.gsd:g} m, "
+                + ("the scene's own pixels" if grid.native else "resampled"),
+                "cells": f"{grid.cell} px, {grid.cell_cols} x {grid.cell_rows}; windows start at multiples of "
+                f"{grid.align} px with a halo of {grid.halo} px",
+                "zooms": f"{zoom.minzoom(grid, mercator, limits.max_tile_pixels)} to {zoom.maxzoom(grid, mercator)} "
+                "(WebMercatorQuad)",
+                "revision": layer.revision,
+            }
+        return {"facts": facts, "findings": [asdict(finding) for finding in findings]}
+    finally:
+        loaded.close()

@@ -1,0 +1,335 @@
+"""A layer: one model over one scene. Whether they belong together is decided here, before any pixel is read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from model_registry import LoadedModel, Model
+from model_registry.scaling import fill_values
+from tiler.errors import MisfitError, RequestError
+from tiler.grid import Grid
+from tiler.pixels import Source
+from tiler.scene import Band, Scene
+from tiler.values import Cell, Rect
+
+# Raise this when a change of ours moves a pixel: it is part of every revision, so no old tile survives it.
+MATHS_VERSION = 1
+
+# Without permission a scene may be at most this much coarser or finer than the model's own resolution.
+MAX_GSD_FACTOR = 4.0
+
+# Cells of an exact model: small enough that little is inferred beyond what is seen.
+PREFERRED_CELL = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that fits, or does not. `remedy` is empty when it fits."""
+
+    subject: str
+    fits: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A model over a scene, on its grid.
+
+    Attributes:
+        scene, loaded: what was fitted.
+        source: how the scene's pixels reach the model.
+        window_shape: (height, width) in pixels that every window must have, or None when any multiple of the
+            alignment will do (exact models).
+        revision: 12 hex digits; changes whenever any pixel of the answer may.
+    """
+
+    scene: Scene
+    loaded: LoadedModel
+    source: Source
+    window_shape: tuple[int, int] | None
+    revision: str
+
+    @property
+    def model(self) -> Model:
+        """The model's description."""
+        return self.loaded.model
+
+    @property
+    def grid(self) -> Grid:
+        """The model's pixels over the scene."""
+        return self.source.grid
+
+    @cached_property
+    def nodata(self) -> int:
+        """A class number that no class has: what stands for 'no data' in files."""
+        taken = {item.value for item in self.model.classes}
+        return next(value for value in range(255, -1, -1) if value not in taken)
+
+    def window_of(self, first: Cell, last: Cell) -> tuple[Rect, Rect]:
+        """(core, window): the pixels of the cells `first`..`last`, and what has to be read to infer them."""
+        core = self.grid.core_of(first, last)
+        if self.window_shape is None:
+            return core, core.grown(self.grid.halo)
+        height, width = self.window_shape
+        return core, Rect(core.row_off - self.grid.halo, core.col_off - self.grid.halo, height, width)
+
+    def class_values(self, names: str | None) -> tuple[int, ...]:
+        """Class values from a comma-separated list of names or numbers; empty for None.
+
+        Raises:
+            RequestError: a name that the model does not have; the message lists those it has.
+        """
+        if names is None:
+            return ()
+        by_name = {item.name.casefold(): item.value for item in self.model.classes}
+        by_number = {str(item.value): item.value for item in self.model.classes}
+        wanted = []
+        for name in (part.strip() for part in names.split(",")):
+            value = by_name.get(name.casefold(), by_number.get(name))
+            if value is None:
+                known = ", ".join(f"{item.name} ({item.value})" for item in self.model.classes)
+                raise RequestError(f"class={name!r} is not a class of this model", f"Known are: {known}")
+            wanted.append(value)
+        return tuple(wanted)
+
+
+def fit(
+    scene: Scene, loaded: LoadedModel, *, indexes: Sequence[int] | None = None, max_gsd_factor: float = MAX_GSD_FACTOR
+) -> Layer:
+    """Put a model over a scene.
+
+    Args:
+        scene, loaded: what to fit.
+        indexes: bands of the scene (from 1) in the model's order; None finds them by name or position.
+        max_gsd_factor: how much coarser or finer than the model's resolution the scene may be.
+
+    Raises:
+        MisfitError: they do not belong together; the message has every reason with its remedy.
+        RequestError: `indexes` names bands that the scene does not have.
+    """
+    findings = examine(scene, loaded.model, indexes=indexes, max_gsd_factor=max_gsd_factor)
+    wrong = [finding for finding in findings if not finding.fits]
+    if wrong:
+        raise MisfitError(
+            "; ".join(f"{finding.subject}: {finding.detail}" for finding in wrong),
+            ". ".join(finding.remedy for finding in wrong),
+        )
+    model = loaded.model
+    chosen = tuple(indexes) if indexes else match_bands(scene, model)
+    bands = [band_at(scene, index) for index in chosen]
+    grid, window_shape = _grid_over(scene, model)
+    physical = model.input_values == "physical" and any((band.scale, band.offset) != (1.0, 0.0) for band in bands)
+    unscale = (tuple(band.scale for band in bands), tuple(band.offset for band in bands)) if physical else None
+    fill = tuple(float(value) for value in fill_values(model.nodata, model.scaling, len(bands)))
+    source = Source(scene=scene, grid=grid, indexes=chosen, unscale=unscale, fill=fill, mask=model.nodata.mask)
+    return Layer(
+        scene=scene,
+        loaded=loaded,
+        source=source,
+        window_shape=window_shape,
+        revision=_revision(loaded, source, window_shape),
+    )
+
+
+def examine(
+    scene: Scene, model: Model, *, indexes: Sequence[int] | None = None, max_gsd_factor: float = MAX_GSD_FACTOR
+) -> list[Finding]:
+    """Everything that decides whether a model fits a scene, what fits and what does not."""
+    bands = _examine_bands(scene, model, indexes)
+    findings = [bands]
+    if bands.fits:
+        chosen = indexes or match_bands(scene, model)
+        findings.extend(_examine_values([band_at(scene, index) for index in chosen], model))
+    findings.append(_examine_resolution(scene, model, max_gsd_factor))
+    return findings
+
+
+def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
+    """Bands of the scene for the model's inputs: the operator's choice, or by name or colour, else by position.
+
+    Position is used only when the scene has exactly as many bands as the model wants and no name contradicts it.
+
+    Raises:
+        MisfitError: neither tells.
+    """
+    if scene.chosen is not None:
+        return scene.chosen
+    wanted = [_plain_name(name) for name in model.bands]
+    names: dict[str, int] = {}
+    for band in scene.bands:
+        for label in (band.color, band.name):
+            if label not in ("", "undefined", "gray", "palette"):
+                names[_plain_name(label)] = band.index
+    found = [names.get(name) for name in wanted]
+    if all(index is not None for index in found):
+        return tuple(index for index in found if index is not None)
+    contradicted = any(index is not None for index in found)
+    if len(scene.bands) == len(wanted) and not contradicted:
+        return tuple(band.index for band in scene.bands)
+    have = ", ".join(f"{band.index}: {band.name or band.color}" for band in scene.bands)
+    raise MisfitError(
+        f"the model wants {len(wanted)} bands ({', '.join(model.bands)}), the scene has {len(scene.bands)} ({have})",
+        "Say which bands to use, in the model's order (bidx=1&bidx=2..., `bands:` in the settings, or --bidx)",
+    )
+
+
+def band_at(scene: Scene, index: int) -> Band:
+    """The band with an index counted from 1 as in the file (an alpha band before it counts, too)."""
+    return next(band for band in scene.bands if band.index == index)
+
+
+def _plain_name(name: str) -> str:
+    """Names as people write them: B02, b2, B2 and Red, red are the same."""
+    text = name.strip().casefold()
+    head, digits = text.rstrip("0123456789"), text[len(text.rstrip("0123456789")) :]
+    return head + (str(int(digits)) if digits else "")
+
+
+def _examine_bands(scene: Scene, model: Model, indexes: Sequence[int] | None) -> Finding:
+    try:
+        chosen = tuple(indexes) if indexes else match_bands(scene, model)
+    except MisfitError as error:
+        return Finding("bands", False, error.reason, error.remedy)
+    by_index = {band.index: band for band in scene.bands}
+    if len(chosen) != len(model.bands) or not set(chosen) <= set(by_index):
+        return Finding(
+            "bands",
+            False,
+            f"bands {', '.join(map(str, chosen))} were given, the model wants {len(model.bands)} "
+            f"({', '.join(model.bands)}), the scene has {', '.join(map(str, by_index))}",
+            "Give one band of the scene for each band of the model, in the model's order",
+        )
+    pairs = ", ".join(
+        f"{name} <- {index}" + (f" ({by_index[index].name})" if by_index[index].name else "")
+        for name, index in zip(model.bands, chosen, strict=True)
+    )
+    return Finding("bands", True, pairs)
+
+
+def _examine_values(bands: Sequence[Band], model: Model) -> Iterator[Finding]:
+    dtypes = sorted({band.dtype for band in bands})
+    have, want = "/".join(dtypes), ", ".join(model.input_dtypes)
+    if any(dtype.startswith("complex") for dtype in dtypes):
+        yield Finding("dtype", False, f"the scene is {have}", "Convert it to a real dtype first")
+        return
+    if model.input_values == "dn":
+        if set(dtypes) <= set(model.input_dtypes):
+            yield Finding("dtype", True, f"{have}, digital numbers as the model's scaling expects")
+        else:
+            yield Finding(
+                "dtype",
+                False,
+                f"the scene is {have}, the model's scaling is for {want} digital numbers",
+                "Convert the scene, or, if its values do have the range that the model was trained on, "
+                f"add {have} to serving.input.dtypes in model.yaml",
+            )
+        return
+    unscaled = [
+        band for band in bands if not band.dtype.startswith("float") and (band.scale, band.offset) == (1.0, 0.0)
+    ]
+    if unscaled:
+        yield Finding(
+            "scaling",
+            False,
+            f"the model wants physical values, but band {unscaled[0].index} is {unscaled[0].dtype} without scale and "
+            "offset",
+            "Write the scale into the file (rio edit-info --scale, gdal_edit.py -scale 0.0001)",
+        )
+    else:
+        how = ", ".join(sorted({f"x {band.scale:g} + {band.offset:g}" for band in bands}))
+        yield Finding("scaling", True, f"{have} {how} to physical values")
+
+
+def _examine_resolution(scene: Scene, model: Model, max_gsd_factor: float) -> Finding:
+    along_x, along_y = scene.gsd
+    have = f"{along_x:.4g} m" if math.isclose(along_x, along_y, rel_tol=1e-3) else f"{along_x:.4g} x {along_y:.4g} m"
+    resolution = model.resolution
+    if resolution is None:
+        return Finding("resolution", True, f"{have}; the model does not say which it wants, so the scene's own is used")
+    want = f"{resolution.value:g} m"
+    factor = max(max(gsd / resolution.value, resolution.value / gsd) for gsd in (along_x, along_y))
+    if factor <= 1 + resolution.tolerance:
+        return Finding("resolution", True, f"{have} for a model of {want}: the scene's own pixels are used")
+    if resolution.policy == "refuse":
+        return Finding(
+            "resolution",
+            False,
+            f"the scene has {have}, the model {want} and forbids resampling",
+            "Use a scene of that resolution, or set serving.resolution.policy: resample in model.yaml",
+        )
+    if factor > max_gsd_factor:
+        return Finding(
+            "resolution",
+            False,
+            f"the scene has {have}, the model {want}: a factor of {factor:.3g}, above the limit of {max_gsd_factor:g}",
+            "Use a model for that resolution, or permit it (max_gsd_factor in the settings, --max-gsd-factor)",
+        )
+    how = "averaged" if min(along_x, along_y) < resolution.value else "interpolated"
+    return Finding("resolution", True, f"{have}, {how} to the model's {want}")
+
+
+def _grid_over(scene: Scene, model: Model) -> tuple[Grid, tuple[int, int] | None]:
+    window = model.window
+    align = math.lcm(window.multiple or 1, window.period or 1)
+    halo = -(-(window.halo or 0) // align) * align
+    shape = window.fixed
+    if shape is None and model.exactness != "exact":
+        side = max(align, window.preferred // align * align)
+        shape = (side, side)
+    if shape is None:
+        cell = align * max(1, round(PREFERRED_CELL / align))
+    else:
+        cell = (min(shape) - 2 * halo) // align * align
+        if cell < align:
+            raise MisfitError(
+                f"windows of {shape[0]} x {shape[1]} px leave nothing inside a halo of {halo} px",
+                "Export the model with a larger or dynamic input size, or lower serving.window.halo",
+            )
+    gsd_x, gsd_y = scene.gsd
+    left, bottom, right, top = scene.bounds
+    wanted = model.resolution
+    native = wanted is None or all(
+        max(gsd / wanted.value, wanted.value / gsd) <= 1 + wanted.tolerance for gsd in (gsd_x, gsd_y)
+    )
+    if native or wanted is None:
+        res_x, res_y = abs(scene.transform.a), abs(scene.transform.e)
+        height, width, gsd = scene.height, scene.width, math.sqrt(gsd_x * gsd_y)
+    else:
+        along_x, along_y = scene.ground_metres_per_unit
+        res_x, res_y, gsd = wanted.value / along_x, wanted.value / along_y, wanted.value
+        # Whole pixels only; a sliver of less than half a pixel at the far edges has no honest value.
+        height, width = max(1, round((top - bottom) / res_y)), max(1, round((right - left) / res_x))
+    grid = Grid(
+        crs=scene.crs,
+        left=left,
+        top=top,
+        res_x=res_x,
+        res_y=res_y,
+        height=height,
+        width=width,
+        cell=cell,
+        align=align,
+        halo=halo,
+        gsd=gsd,
+        native=native,
+    )
+    return grid, shape
+
+
+def _revision(loaded: LoadedModel, source: Source, window_shape: tuple[int, int] | None) -> str:
+    runner = loaded.runner
+    decides = (
+        MATHS_VERSION,
+        source.scene.fingerprint,
+        loaded.model.digest,
+        (runner.runtime, runner.precision),
+        (source.grid.transform, source.grid.height, source.grid.width),
+        (source.grid.cell, source.grid.align, source.grid.halo, window_shape),
+        (source.indexes, source.unscale, source.fill, source.mask),
+    )
+    return hashlib.sha256(repr(decides).encode()).hexdigest()[:12]

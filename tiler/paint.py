@@ -1,0 +1,188 @@
+"""Pictures -> colours -> bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.io import MemoryFile
+from rio_tiler.colormap import cmap
+from rio_tiler.utils import render as rio_render
+
+from tiler.errors import RequestError
+from tiler.layer import Layer
+from tiler.values import Classes, Floats, Mask, Style
+
+Color = tuple[int, int, int, int]
+Palette = Mapping[int, Color]
+# TiTiler's colormaps are palettes, or intervals of values with a colour each.
+ColorMap = Palette | Sequence[tuple[tuple[float, float], Color]]
+
+MEDIA_TYPES = {
+    "png": "image/png",
+    "pngraw": "image/png",
+    "webp": "image/webp",
+    "tif": "image/tiff; application=geotiff",
+    "tiff": "image/tiff; application=geotiff",
+    "npy": "application/x-binary",
+}
+
+# Probabilities are shown in this many steps; one index of the palette is kept for 'no data'.
+STEPS = 255
+CLEAR = 255
+
+
+def default_palette(layer: Layer, style: Style) -> dict[int, Color]:
+    """The model's own colours for classes, viridis for probabilities (0..255 stands for 0..1)."""
+    if style.output == "class":
+        return {item.value: item.color for item in layer.model.classes}
+    return {int(step): color for step, color in cmap.get("viridis").items()}  # type: ignore[union-attr]
+
+
+def encode(
+    values: Classes | Floats,
+    valid: Mask,
+    *,
+    output_format: str = "png",
+    colormap: ColorMap,
+    nodata: int,
+    crs: CRS | None = None,
+    transform: Affine | None = None,
+    add_mask: bool = True,
+) -> tuple[bytes, str]:
+    """Bytes and media type of a picture.
+
+    Args:
+        values: uint8 [1, rows, cols] class numbers, or float32 [bands, rows, cols] in 0..1.
+        valid: bool [rows, cols]; the rest is transparent (images), nodata (tif) or 0 in the mask (npy).
+        output_format: one of `MEDIA_TYPES`.
+        colormap: palette by class number (or by 0..255 for 0..1), or intervals.
+        nodata: class number that stands for 'no data' in a tif.
+        crs, transform: where the pixels lie; only a tif says so.
+        add_mask: False leaves transparency, and the mask of npy, out.
+
+    Raises:
+        RequestError: a format that cannot hold the values.
+    """
+    if output_format not in MEDIA_TYPES:
+        raise RequestError(
+            f"format {output_format!r} is not offered for predictions",
+            "Use png, webp, tif or npy: lossy formats would invent classes",
+        )
+    media_type = MEDIA_TYPES[output_format]
+    if output_format == "npy":
+        return _npy(values, valid, add_mask), media_type
+    if output_format.startswith("tif"):
+        return _tif(values, valid, colormap, nodata, crs, transform), media_type
+    indices = _indices(values)
+    if not isinstance(colormap, Mapping) or output_format == "webp":
+        return _rendered(values, indices, valid, output_format, colormap, add_mask), media_type
+    return palette_png(*_with_clear(indices, valid, colormap, add_mask)), media_type
+
+
+def palette_png(indices: Classes, palette: Sequence[Color]) -> bytes:
+    """An indexed PNG (colour type 3, 8 bit; ISO/IEC 15948): PLTE and tRNS say what an index looks like.
+
+    Args:
+        indices: uint8 [rows, cols], each less than len(palette).
+        palette: red, green, blue, alpha per index, at most 256.
+    """
+    height, width = indices.shape
+    colors = np.asarray(palette, np.uint8).reshape(-1, 4)
+    alpha = colors[:, 3].tobytes().rstrip(b"\xff")
+    # Every row begins with its filter: none, which compresses flat class regions best.
+    rows = np.zeros((height, width + 1), np.uint8)
+    rows[:, 1:] = indices
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", colors[:, :3].tobytes()),
+        (b"tRNS", alpha),
+        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
+        (b"IEND", b""),
+    ]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+        if data or kind == b"IEND"
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def _indices(values: Classes | Floats) -> Classes:
+    if values.dtype == np.uint8:
+        return np.asarray(values[0], np.uint8)
+    if len(values) != 1:
+        raise RequestError(
+            f"an image shows one band, but {len(values)} classes' probabilities were asked for",
+            "Choose one with class=, or ask for tif or npy",
+        )
+    return np.asarray(np.round(np.clip(values[0], 0, 1) * (STEPS - 1)), np.uint8)
+
+
+def _with_clear(indices: Classes, valid: Mask, palette: Palette, add_mask: bool) -> tuple[Classes, Sequence[Color]]:
+    """Indices and colours with one entry for 'no data'; numbers that the palette does not know are clear, too."""
+    colors = [palette.get(index, (0, 0, 0, 0)) for index in range(256)]
+    if not add_mask:
+        colors = [(*color[:3], 255) for color in colors]
+        return indices, [(int(r), int(g), int(b), a) for r, g, b, a in colors]
+    clear = next((index for index in range(256) if index not in palette), CLEAR)
+    colors[clear] = (0, 0, 0, 0)
+    masked = np.where(valid, indices, np.uint8(clear)).astype(np.uint8)
+    return masked, colors[: int(masked.max()) + 1]
+
+
+def _rendered(
+    values: Classes | Floats, indices: Classes, valid: Mask, output_format: str, colormap: ColorMap, add_mask: bool
+) -> bytes:
+    driver = "WEBP" if output_format == "webp" else "PNG"
+    # WEBP is lossy unless told otherwise, and a blurred class edge is a third class.
+    options = {"lossless": True} if driver == "WEBP" else {}
+    data = indices[None] if isinstance(colormap, Mapping) or values.dtype == np.uint8 else values
+    mask = valid.astype(np.uint8) * 255 if add_mask else None
+    return rio_render(
+        data, mask, img_format=driver, colormap=dict(colormap) if isinstance(colormap, Mapping) else colormap, **options
+    )
+
+
+def _npy(values: Classes | Floats, valid: Mask, add_mask: bool) -> bytes:
+    """Values, then the mask (0 or 255) as the last band, as TiTiler does."""
+    mask = (valid.astype(np.uint8) * 255).astype(values.dtype)[None]
+    with BytesIO() as file:
+        np.save(file, np.concatenate([values, mask]) if add_mask else values)
+        return file.getvalue()
+
+
+def _tif(
+    values: Classes | Floats,
+    valid: Mask,
+    colormap: ColorMap,
+    nodata: int,
+    crs: CRS | None,
+    transform: Affine | None,
+) -> bytes:
+    """Class numbers with colour table, or probabilities in float32 with NaN where there is no data."""
+    classes = values.dtype == np.uint8
+    empty = nodata if classes else np.nan
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "dtype": values.dtype,
+        "count": values.shape[0],
+        "height": values.shape[1],
+        "width": values.shape[2],
+        "nodata": empty,
+        "crs": crs,
+        "transform": transform,
+        "compress": "deflate",
+    }
+    with MemoryFile() as memory:
+        with memory.open(**profile) as dataset:
+            dataset.write(np.where(valid, values, np.asarray(empty, values.dtype)))
+            if classes and isinstance(colormap, Mapping):
+                dataset.write_colormap(1, dict(colormap))
+        return bytes(memory.read())

@@ -1,0 +1,145 @@
+"""A view of a layer -> its picture: which cells, their scores, put together. Tiles and blocks say the same words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from morecantile import TileMatrixSet
+from rasterio.crs import CRS
+
+from tiler import zoom
+from tiler.assemble import Picture, assemble, blank
+from tiler.engine import Engine
+from tiler.errors import TooLargeError
+from tiler.grid import Footprint, cell_of_point, cells_covering, footprint
+from tiler.layer import Layer
+from tiler.values import Cell, Scores, Style, View
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may cost.
+
+    Attributes:
+        max_tile_pixels: pixels of the grid that one tile may cover; decides a layer's minzoom.
+        max_request_pixels: pixels of the grid that a preview, bbox, feature or statistics request may cover.
+        max_side: pixels along each side of an answer.
+    """
+
+    max_tile_pixels: int = 2048 * 2048
+    max_request_pixels: int = 4096 * 4096
+    max_side: int = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A view on a layer's grid, and the cells that it needs."""
+
+    layer: Layer
+    view: View
+    style: Style
+    where: Footprint
+    cells: list[Cell]
+
+
+def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int) -> Plan:
+    """Work out what a view needs, before any pixel is read.
+
+    Raises:
+        TooLargeError: more pixels than allowed, of the answer or of the grid under it.
+    """
+    if max(view.height, view.width) > max_side:
+        raise too_long(view, max_side)
+    grid = layer.grid
+    where = footprint(view, grid)
+    cells = cells_covering(where, grid, margin=1 if style.resampling == "bilinear" else 0)
+    pixels = len(cells) * grid.cell**2
+    # Cells are counted whole: what they hold beyond the view must not make a view at the limit fail.
+    if pixels > max_pixels * 1.5 + 4 * grid.cell * max(view.height, view.width):
+        raise TooLargeError(
+            f"the request covers {pixels / 1e6:.1f} Mpx of {grid.gsd:g} m, the limit is {max_pixels / 1e6:.1f} Mpx",
+            "Ask for a smaller area, or export the whole scene",
+        )
+    return Plan(layer, view, style, where, cells)
+
+
+def too_long(view: View, max_side: int) -> TooLargeError:
+    """The error of a view with too many pixels."""
+    return TooLargeError(
+        f"an answer of {view.width} x {view.height} px was asked for, the limit is {max_side} px a side",
+        "Ask for a smaller tilesize, width, height or max_size",
+    )
+
+
+def picture(plan: Plan, scores: dict[Cell, Scores]) -> Picture:
+    """Put a plan's scores together."""
+    return assemble(plan.layer, plan.view, plan.where, scores, plan.style)
+
+
+async def predict_tile(
+    layer: Layer,
+    tms: TileMatrixSet,
+    tile: tuple[int, int, int],
+    tilesize: int | None,
+    style: Style,
+    engine: Engine,
+    limits: Limits,
+) -> tuple[Picture, str]:
+    """The picture of one tile (z, x, y), and what it is.
+
+    It is `predicted`, `outside` (of the scene), or `zoom-in` (below the layer's minzoom).
+    """
+    z, x, y = tile
+    view = zoom.view_of_tile(tms, x, y, z, tilesize)
+    if max(view.height, view.width) > limits.max_side:
+        raise too_long(view, limits.max_side)
+    if z < zoom.minzoom(layer.grid, tms, limits.max_tile_pixels):
+        return blank(layer, view, style), "zoom-in"
+    todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side)
+    if not todo.cells:
+        return blank(layer, view, style), "outside"
+    scores = await engine.scores_async(layer, todo.cells, probabilities=style.needs_probabilities)
+    return await engine.finish(picture, todo, scores), "predicted"
+
+
+def predict_view(layer: Layer, view: View, style: Style, engine: Engine, limits: Limits) -> Picture:
+    """The picture of any view, waiting in the calling thread."""
+    todo = plan(layer, view, style, limits.max_request_pixels, limits.max_side)
+    scores = engine.scores(layer, todo.cells, probabilities=style.needs_probabilities)
+    return picture(todo, scores)
+
+
+@dataclass(frozen=True, slots=True)
+class PointAnswer:
+    """One pixel of a layer.
+
+    Attributes:
+        valid: False where the scene has no data, or the style masks it.
+        value: class value.
+        values: what the style shows, one number per band: the class value, or probabilities in 0..1.
+        band_names: one per value.
+    """
+
+    valid: bool
+    value: int
+    values: tuple[float, ...]
+    band_names: tuple[str, ...]
+
+
+def predict_point(layer: Layer, x: float, y: float, crs: CRS, style: Style, engine: Engine) -> PointAnswer | None:
+    """What a layer shows at a coordinate of `crs`, at native resolution; None outside of the scene."""
+    found = cell_of_point(x, y, crs, layer.grid)
+    if found is None:
+        return None
+    cell, row, col = found
+    scores = engine.scores(layer, [cell], probabilities=style.needs_probabilities)
+    grid = layer.grid
+    left, top = grid.transform * (cell.col * grid.cell + col, cell.row * grid.cell + row)
+    pixel = View((left, top - grid.res_y, left + grid.res_x, top), grid.crs, 1, 1)
+    shown = assemble(layer, pixel, footprint(pixel, grid), scores, replace(style, resampling="nearest"))
+    return PointAnswer(
+        valid=bool(shown.valid[0, 0]),
+        value=int(scores[cell].classes[row, col]),
+        values=tuple(float(value) for value in shown.values[:, 0, 0]),
+        band_names=shown.band_names,
+    )

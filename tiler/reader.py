@@ -1,0 +1,344 @@
+"""A rio-tiler reader whose pixels are a prediction: what TiTiler's own endpoints read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import attr
+import numpy as np
+from morecantile import TileMatrixSet
+from rasterio.coords import BoundingBox
+from rasterio.crs import CRS
+from rasterio.env import getenv, hasenv
+from rasterio.errors import RasterioError
+from rasterio.features import bounds as shape_bounds
+from rasterio.features import rasterize
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform, transform_bounds, transform_geom
+from rio_tiler.constants import WEB_MERCATOR_TMS, WGS84_CRS
+from rio_tiler.io import BaseReader, Reader
+from rio_tiler.models import BandStatistics, ImageData, Info, PointData
+from rio_tiler.types import BBox
+from rio_tiler.utils import CRS_to_uri
+
+from tiler import zoom
+from tiler.assemble import Picture
+from tiler.catalog import Catalog
+from tiler.engine import Engine
+from tiler.errors import OutsideError, RequestError, SceneError, UnknownNameError
+from tiler.layer import Layer
+from tiler.paint import default_palette
+from tiler.predict import Limits, predict_point, predict_view
+from tiler.scene import Scene, SceneRef, display_name, gdal_env, open_scene
+from tiler.values import Output, Resampling, Style, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What predicting readers share: models and layers, the engine, limits, and the host's own reader."""
+
+    catalog: Catalog
+    engine: Engine
+    limits: Limits
+    reader: type[BaseReader] = Reader
+
+
+@attr.s(kw_only=False)
+class PredictingReader(BaseReader):
+    """Reads a model's prediction over `input` as if it were a raster of one band.
+
+    A subclass made by `reader_of` carries the `service`.
+
+    Attributes:
+        input: what the host's path dependency returned: a path, a URL, or a SceneRef.
+        tms: tile matrix set of the request.
+        model: name of a model in the catalog, or name@revision; then `pinned` is True.
+        output, class_names, threshold: see `values.Style`; `class_names` is comma-separated.
+        indexes: bands of the scene in the model's order.
+        nodata: overrides the scene's nodata.
+        reader_options: keyword arguments of the host's own reader.
+    """
+
+    service: ClassVar[Service]
+
+    input: Any = attr.ib()
+    tms: TileMatrixSet = attr.ib(default=WEB_MERCATOR_TMS)
+    model: str = attr.ib(default="")
+    output: Output = attr.ib(default="class")
+    class_names: str | None = attr.ib(default=None)
+    threshold: float | None = attr.ib(default=None)
+    indexes: Sequence[int] | None = attr.ib(default=None)
+    nodata: float | None = attr.ib(default=None)
+    reader_options: dict[str, Any] = attr.ib(factory=dict)
+    layer: Layer = attr.ib(init=False)
+    style: Style = attr.ib(init=False)
+    pinned: bool = attr.ib(init=False)
+    colormap: dict[int, tuple[int, int, int, int]] = attr.ib(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Find the layer; raises what cannot be served."""
+        service, env = self.service, dict(getenv()) if hasenv() else {}
+        key = (
+            service.reader,
+            self.input,
+            repr(sorted(self.reader_options.items())),
+            repr(sorted(env.items())),
+            self.nodata,
+        )
+        name, _, revision = self.model.partition("@")
+        self.layer = service.catalog.layer(key, name, lambda: self._open(env), indexes=self.indexes)
+        self.pinned = bool(revision)
+        if revision and revision != self.layer.revision:
+            raise UnknownNameError(
+                f"revision {revision!r} of {name!r} is not served any more", f"The present one is {self.layer.revision}"
+            )
+        self.style = Style(
+            output=self.output, classes=self.layer.class_values(self.class_names), threshold=self.threshold
+        )
+        self.colormap = default_palette(self.layer, self.style)
+        grid = self.layer.grid
+        self.bounds, self.crs, self.transform = grid.bounds, grid.crs, grid.transform
+        self.height, self.width = grid.height, grid.width
+
+    @property
+    def minzoom(self) -> int:
+        """Lowest zoom at which the prediction is shown."""
+        return zoom.minzoom(self.layer.grid, self.tms, self.service.limits.max_tile_pixels)
+
+    @property
+    def maxzoom(self) -> int:
+        """Zoom at which the prediction has its native resolution."""
+        return zoom.maxzoom(self.layer.grid, self.tms)
+
+    def info(self) -> Info:
+        """Describe the prediction, not the imagery."""
+        layer, model = self.layer, self.layer.model
+        is_class = self.style.output == "class"
+        return Info.model_validate(
+            {
+                "bounds": self.bounds,
+                "crs": CRS_to_uri(self.crs) or self.crs.to_wkt(),
+                "band_metadata": [("b1", {})],
+                "band_descriptions": [("b1", self.style.output)],
+                "dtype": "uint8" if is_class else "float32",
+                "nodata_type": "Nodata" if is_class else "Mask",
+                "colorinterp": ["palette" if is_class else "gray"],
+                "colormap": self.colormap if is_class else None,
+                "driver": "inference",
+                "count": 1,
+                "width": self.width,
+                "height": self.height,
+                "overviews": [],
+                "nodata_value": layer.nodata if is_class else None,
+                "minmax": None if is_class else [(0.0, 1.0)],
+                "model": model.name,
+                "revision": layer.revision,
+                "classes": [{"value": item.value, "name": item.name} for item in model.classes],
+                "gsd": layer.grid.gsd,
+                "halo": layer.grid.halo,
+                "exactness": model.exactness,
+            }
+        )
+
+    def statistics(self, *args: Any, **kwargs: Any) -> dict[str, BandStatistics]:
+        """Statistics of the whole scene's prediction, as `preview` shows it."""
+        options = {name: kwargs.pop(name) for name in ("max_size", "height", "width") if name in kwargs}
+        return self.preview(**options).statistics(*args, **kwargs)
+
+    def tile(self, tile_x: int, tile_y: int, tile_z: int, tilesize: int | None = None, **kwargs: Any) -> ImageData:
+        """One tile of the reader's tile matrix set, at any zoom that the request limit allows."""
+        return self._read(zoom.view_of_tile(self.tms, tile_x, tile_y, tile_z, tilesize), kwargs)
+
+    def part(
+        self,
+        bbox: BBox,
+        dst_crs: CRS | None = None,
+        bounds_crs: CRS = WGS84_CRS,
+        max_size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        align_bounds_with_dataset: bool = False,
+        **kwargs: Any,
+    ) -> ImageData:
+        """The prediction inside a bounding box (left, bottom, right, top) of `bounds_crs`.
+
+        Without a size the answer has the grid's own resolution, `max_size` bounds its longer side. With
+        `align_bounds_with_dataset` and no `dst_crs` the pixels are the grid's own, each counted once.
+        """
+        if not (bbox[0] < bbox[2] and bbox[1] < bbox[3]):
+            raise RequestError(
+                f"bbox {','.join(f'{value:g}' for value in bbox)} is empty",
+                "Give minx,miny,maxx,maxy with minx < maxx and miny < maxy",
+            )
+        if align_bounds_with_dataset and dst_crs is None and not (height or width):
+            view = self._aligned(bbox, bounds_crs, max_size)
+        else:
+            view = self._sized(tuple(bbox), bounds_crs, dst_crs or bounds_crs, max_size, height, width)
+        return self._read(view, kwargs)
+
+    def preview(
+        self,
+        max_size: int | None = 1024,
+        height: int | None = None,
+        width: int | None = None,
+        dst_crs: CRS | None = None,
+        **kwargs: Any,
+    ) -> ImageData:
+        """The whole scene's prediction."""
+        return self._read(self._sized(self.bounds, self.crs, dst_crs or self.crs, max_size, height, width), kwargs)
+
+    def point(self, lon: float, lat: float, coord_crs: CRS = WGS84_CRS, **kwargs: Any) -> PointData:
+        """What the model says of one coordinate, at native resolution."""
+        answer = predict_point(self.layer, lon, lat, coord_crs, self.style, self.service.engine)
+        if answer is None:
+            raise OutsideError(
+                f"the point {lon:g},{lat:g} is outside of {self.layer.scene.display_name!r}", "Ask inside of its bounds"
+            )
+        dtype = np.uint8 if self.style.output == "class" else np.float32
+        values = np.ma.MaskedArray(np.asarray(answer.values, dtype), mask=not answer.valid)
+        return PointData(values, band_descriptions=list(answer.band_names), coordinates=(lon, lat), crs=coord_crs)
+
+    def feature(
+        self, shape: dict[str, Any], dst_crs: CRS | None = None, shape_crs: CRS = WGS84_CRS, **kwargs: Any
+    ) -> ImageData:
+        """The prediction inside a GeoJSON feature or geometry; pixels that it does not touch are masked."""
+        geometry = shape.get("geometry", shape)
+        image = self.part(shape_bounds(geometry), dst_crs=dst_crs, bounds_crs=shape_crs, **kwargs)
+        if image.crs != shape_crs:
+            geometry = transform_geom(shape_crs, image.crs, geometry)
+        outside = rasterize(
+            [geometry],
+            out_shape=(image.height, image.width),
+            transform=image.transform,
+            all_touched=True,
+            default_value=0,
+            fill=1,
+            dtype="uint8",
+        ).astype(bool)
+        image.cutline_mask = outside
+        image.array.mask = np.where(outside, True, np.ma.getmaskarray(image.array))
+        return image
+
+    def _open(self, env: dict[str, Any]) -> Scene:
+        """Read the header, through the host's own reader when it is one that rewrites what it opens."""
+        service, source = self.service, self.input
+        if not isinstance(source, SceneRef) and (service.reader is not Reader or self.reader_options):
+            try:
+                with gdal_env(env), service.reader(source, **self.reader_options) as opened:
+                    dataset = getattr(opened, "dataset", None)
+                    if dataset is None:
+                        raise SceneError(
+                            f"{service.reader.__name__} does not read one raster", "Use a factory over single rasters"
+                        )
+                    if not isinstance(dataset, WarpedVRT):
+                        source = dataset.name
+            except RasterioError as error:
+                raise SceneError(
+                    f"{display_name(str(source))!r} cannot be opened as a raster",
+                    "Check that it exists and may be read",
+                ) from error
+        return open_scene(source, env=env, nodata=self.nodata)
+
+    def _read(self, view: View, options: dict[str, Any]) -> ImageData:
+        resampling: Resampling = options.get("resampling") or "nearest"
+        style = replace(self.style, resampling=resampling)
+        picture = predict_view(self.layer, view, style, self.service.engine, self.service.limits)
+        return image_of(self.layer, picture)
+
+    def _aligned(self, bbox: Sequence[float], crs: CRS, max_size: int | None) -> View:
+        """The grid's own pixels that a box touches."""
+        grid = self.layer.grid
+        left, bottom, right, top = self._in_scene(tuple(bbox), crs)
+        cols = int((left - grid.left) // grid.res_x), int(-(-(right - grid.left) // grid.res_x))
+        rows = int((grid.top - top) // grid.res_y), int(-(-(grid.top - bottom) // grid.res_y))
+        height, width = max(1, rows[1] - rows[0]), max(1, cols[1] - cols[0])
+        bounds = (
+            grid.left + cols[0] * grid.res_x,
+            grid.top - (rows[0] + height) * grid.res_y,
+            grid.left + (cols[0] + width) * grid.res_x,
+            grid.top - rows[0] * grid.res_y,
+        )
+        return View(bounds, grid.crs, *_fitted(height, width, max_size))
+
+    def _sized(
+        self,
+        bounds: tuple[float, ...],
+        bounds_crs: CRS,
+        crs: CRS,
+        max_size: int | None,
+        height: int | None,
+        width: int | None,
+    ) -> View:
+        """A view of `crs` over `bounds`, at the grid's resolution unless a size is given."""
+        grid = self.layer.grid
+        box = tuple(bounds) if crs == bounds_crs else transform_bounds(bounds_crs, crs, *bounds, densify_pts=21)
+        if not (height and width):
+            left, bottom, right, top = self._in_scene(box, crs)
+            native_height, native_width = (
+                max(1, round((top - bottom) / grid.res_y)),
+                max(1, round((right - left) / grid.res_x)),
+            )
+            if crs != grid.crs:
+                transform, _, _ = calculate_default_transform(
+                    grid.crs, crs, native_width, native_height, left, bottom, right, top
+                )
+                native_height = max(1, round((box[3] - box[1]) / -transform.e))
+                native_width = max(1, round((box[2] - box[0]) / transform.a))
+            if height or width:
+                ratio = native_width / native_height
+                height, width = (
+                    height or max(1, round((width or 1) / ratio)),
+                    width or max(1, round((height or 1) * ratio)),
+                )
+            else:
+                height, width = _fitted(native_height, native_width, max_size)
+        return View((box[0], box[1], box[2], box[3]), crs, height, width)
+
+    def _in_scene(self, bounds: tuple[float, ...], crs: CRS) -> tuple[float, float, float, float]:
+        """Bounds in the grid's CRS.
+
+        Raises:
+            RequestError: they have no place there.
+        """
+        if crs == self.layer.grid.crs:
+            return (bounds[0], bounds[1], bounds[2], bounds[3])
+        box: tuple[float, ...] = ()
+        with suppress(RasterioError):
+            box = transform_bounds(crs, self.layer.grid.crs, *bounds, densify_pts=21)
+        if not box or not np.isfinite(box).all():
+            raise RequestError(
+                f"the area {','.join(f'{value:g}' for value in bounds)} has no place in the scene's CRS",
+                "Give coordinates near the scene, or name their CRS (coord_crs=)",
+            )
+        return (box[0], box[1], box[2], box[3])
+
+
+def reader_of(service: Service) -> type[PredictingReader]:
+    """A reader class for one host factory."""
+    return type("PredictingReader", (PredictingReader,), {"service": service})
+
+
+def image_of(layer: Layer, picture: Picture) -> ImageData:
+    """A picture as TiTiler wants it."""
+    values = np.ma.MaskedArray(
+        picture.values, mask=np.broadcast_to(~picture.valid, picture.values.shape).copy(), copy=False
+    )
+    return ImageData(
+        values,
+        assets=[layer.scene.display_name],
+        bounds=BoundingBox(*picture.view.bounds),
+        crs=picture.view.crs,
+        band_descriptions=list(picture.band_names),
+        nodata=layer.nodata if picture.style.output == "class" else None,
+        metadata={"model": layer.model.name, "revision": layer.revision},
+    )
+
+
+def _fitted(height: int, width: int, max_size: int | None) -> tuple[int, int]:
+    if not max_size or max(height, width) <= max_size:
+        return height, width
+    shrink = max_size / max(height, width)
+    return max(1, round(height * shrink)), max(1, round(width * shrink))

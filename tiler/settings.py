@@ -1,0 +1,103 @@
+"""What an operator can set, by environment (`TILER_...`) or in one YAML file named by `TILER_CONFIG`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+# First path segments, and last names below a scene, that the application uses itself.
+RESERVED = frozenset(
+    "imagery static api docs openapi.json redoc healthz cog tiles tilejson.json legend.json point statistics info "
+    "info.geojson preview bbox feature wmts map models".split()
+)
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value) or value in RESERVED:
+        raise ValueError(
+            f"{value!r} cannot be a name in a URL: use letters, digits, '_', '-' and '.', starting with a letter, and "
+            f"none of {', '.join(sorted(RESERVED))}"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class SceneSettings(BaseModel):
+    """One scene that is served."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="Path or URL of the raster")
+    title: str | None = None
+    attribution: str | None = None
+    bands: list[int] | None = Field(None, description="Bands (from 1) in the models' order, if names do not tell")
+    display_bands: list[int] | None = Field(None, description="Bands shown as red, green, blue; default: by colour")
+    rescale: tuple[float, float] | None = Field(None, description="Values shown as black and white; default: 2-98 %")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Sizes are in bytes or pixels, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="TILER_", env_nested_delimiter="__", extra="forbid")
+
+    scenes: dict[Name, SceneSettings] = Field(default_factory=dict, description="Scenes by name")
+    models: dict[Name, str] = Field(default_factory=dict, description="Models by name: folder or ONNX file")
+    default_scene: str | None = Field(None, description="Scene of /{z}/{x}/{y}.png; the first by default")
+    default_model: str | None = Field(None, description="Model of /{z}/{x}/{y}.png; the first by default")
+    allowed_urls: list[str] = Field(
+        default_factory=list, description="URL prefixes that url= may name; empty: no url= at all"
+    )
+    allow_private_addresses: bool = Field(False, description="Let url= reach loopback and private networks")
+    device: str = Field("cpu", description="Where models run: cpu, cuda, cuda:1")
+    threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; default: all cores")
+    read_threads: int = Field(2, ge=1, description="Windows read at the same time")
+    finish_threads: int = Field(2, ge=1, description="Tiles painted and encoded at the same time")
+    cache_bytes: int = Field(512 * 2**20, ge=0, description="Bytes of predictions kept")
+    max_pending_cells: int = Field(4096, ge=1, description="Cells in flight beyond which requests get 503")
+    max_window_pixels: int = Field(1024 * 1024, ge=4096, description="Largest window put through a model, with halo")
+    max_tile_pixels: int = Field(2048 * 2048, ge=4096, description="Model pixels under one tile; decides minzoom")
+    max_request_pixels: int = Field(4096 * 4096, ge=4096, description="Model pixels under a bbox, feature or preview")
+    max_side: int = Field(4096, ge=16, description="Pixels along each side of an answer")
+    max_gsd_factor: float = Field(4.0, ge=1, description="How much coarser or finer than the model a scene may be")
+    timeout: float = Field(40.0, gt=0, description="Seconds until a request is given up; QGIS gives up after 60")
+    layer_ttl: float = Field(60.0, gt=0, description="Seconds until a scene's header is looked at again")
+    cors_origins: list[str] = Field(default_factory=lambda: ["*"], description="Origins that may read answers")
+
+    @model_validator(mode="after")
+    def _defaults(self) -> Settings:
+        for kind, wanted, known in (
+            ("scene", self.default_scene, self.scenes),
+            ("model", self.default_model, self.models),
+        ):
+            if wanted is not None and wanted not in known:
+                raise ValueError(f"default_{kind}={wanted!r} is not among the {kind}s: {', '.join(known) or 'none'}")
+        return self
+
+    @property
+    def default_pair(self) -> tuple[str, str] | None:
+        """(scene, model) of the short form, or None when there is nothing to serve by name."""
+        if not self.scenes or not self.models:
+            return None
+        return self.default_scene or next(iter(self.scenes)), self.default_model or next(iter(self.models))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file."""
+        file = os.environ.get("TILER_CONFIG")
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        return (*sources, YamlConfigSettingsSource(settings_cls, yaml_file=Path(file))) if file else sources
