@@ -32,8 +32,13 @@ export function absolute(template) {
   return new URL(template, document.baseURI).href.replaceAll('%7B', '{').replaceAll('%7D', '}');
 }
 
-/** Class at a place: {value, name}, or null where there is no prediction. */
-export async function classAt(template, [lon, lat], signal) {
-  const url = template.replace('{lon}', lon.toFixed(7)).replace('{lat}', lat.toFixed(7));
-  return (await getJSON(url, {signal})).class ?? null;
+/** Class at a place: {value, name, color} of the TileJSON, or null where there is no prediction. */
+export async function classAt(tilejson, [lon, lat], signal) {
+  const url = tilejson.point.replace('{lon}', lon.toFixed(7)).replace('{lat}', lat.toFixed(7));
+  const response = await fetch(url, {headers: {Accept: 'application/json'}, signal});
+  if (response.status === 404) return null; // outside of the scene
+  const body = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(reason(body) ?? `The server answered ${response.status}`);
+  const value = body.values[0];
+  return value === null ? null : tilejson.classes.find(item => item.value === value) ?? null;
 }

@@ -58,7 +58,6 @@ function watchZoom(view, tilejson) {
 }
 
 function watchClicks(map, tilejson) {
-  const colors = new Map((tilejson.classes ?? []).map(({value, color}) => [value, color]));
   const mark = document.createElement('div');
   mark.className = 'mark';
   const overlay = new ol.Overlay({element: mark, positioning: 'center-center', stopEvent: false});
@@ -72,8 +71,8 @@ function watchClicks(map, tilejson) {
     overlay.setPosition(coordinate);
     panel.showPoint('…', null, place);
     try {
-      const found = await classAt(tilejson.point, place, signal);
-      if (found) panel.showPoint(found.name, colors.get(found.value), place);
+      const found = await classAt(tilejson, place, signal);
+      if (found) panel.showPoint(found.name, found.color, place);
       else panel.showPoint('No prediction here', null, place);
     } catch (error) {
       if (!signal.aborted) panel.showPoint(error.message, null, place);

@@ -86,14 +86,15 @@ def demo(
 ) -> None:
     """Make the demo's scene (once) and serve its trained network over it."""
     with _told():
-        from tiler.demo import MODEL, SEED, write_scene
+        from tiler.demo import MODEL_FOLDER
+        from tiler.demo.scene import DEMO_SEED, write_scene
 
-        scene = folder / f"landscape-{SEED}-{size}.tif"
+        scene = folder / f"landscape-{DEMO_SEED}-{size}.tif"
         if not scene.exists():
             folder.mkdir(parents=True, exist_ok=True)
             console.print(f"Drawing the demo's landscape ({size} x {size} px), once ...")
-            write_scene(scene, SEED, size)
-        _run(_settings(str(scene), str(MODEL), None, None, names=("demo", "landcover")), host, _free_port(host, port))
+            write_scene(scene, DEMO_SEED, size)
+        _run(_settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover")), host, _free_port(host, port))
 
 
 def _settings(
@@ -210,3 +211,7 @@ def _told() -> Iterator[None]:
             where = ".".join(str(part) for part in problem["loc"])
             errors.print(f"[red]Settings:[/red] {where}: {problem['msg']}", highlight=False)
         raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 from rasterio.warp import transform as transform_points
 
 from tiler.values import Cell, Rect, View
@@ -109,15 +111,16 @@ class Footprint:
     samples: int
 
 
-def footprint(view: View, grid: Grid, *, max_samples: int = 8) -> Footprint:
+def footprint(view: View, grid: Grid, *, max_samples: int = 8, max_total: int = 2**28) -> Footprint:
     """Where each pixel of `view` lies on `grid`.
 
     A view coarser than the grid gets several samples per pixel and axis (at most `max_samples`), so that what it shows
-    is a share of real predictions and not one picked pixel.
+    is a share of real predictions and not one picked pixel. All of them together are at most `max_total` (but at least
+    one per pixel): the memory of a view that lies mostly beside the scene must have a bound, too.
     """
-    scale = pixels_per_view_pixel(view, grid)
+    scale = min(pixels_per_view_pixel(view, grid), float(max_samples))
     # The small tolerance keeps a tile at native zoom at one sample, whatever the projection's scale factor does.
-    samples = int(min(max_samples, max(1, math.ceil(scale - 0.25))))
+    samples = max(1, min(math.ceil(scale - 0.25), math.isqrt(max_total // (view.height * view.width))))
     col_grid, row_grid = _map_to_grid(view, grid, samples)
     return Footprint(rows=row_grid, cols=col_grid, samples=samples)
 
@@ -231,11 +234,28 @@ def _interpolate(corners: Coordinates, height: int, width: int) -> Coordinates:
 def _to_grid(crs: CRS, grid: Grid, xs: list[float], ys: list[float]) -> tuple[Coordinates, Coordinates]:
     """(columns, rows) of coordinates of any CRS, by the GDAL transformation that TiTiler draws imagery with, too."""
     if crs != grid.crs:
-        xs, ys = transform_points(crs, grid.crs, xs, ys)[:2]
+        xs, ys = _transformed(crs, grid.crs, xs, ys)
     x, y = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
     with np.errstate(invalid="ignore"):
         cols, rows = (x - grid.left) / grid.res_x, (grid.top - y) / grid.res_y
     return np.where(np.isfinite(cols), cols, np.nan), np.where(np.isfinite(rows), rows, np.nan)
+
+
+def _transformed(source: CRS, target: CRS, xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
+    """Coordinates in another CRS, infinite where they have none there.
+
+    rasterio raises for all points when one has none: then each half is asked for on its own.
+    """
+    try:
+        found = transform_points(source, target, xs, ys)
+        return found[0], found[1]
+    except (CPLE_BaseError, RasterioError):
+        if len(xs) == 1:
+            return [math.inf], [math.inf]
+        half = len(xs) // 2
+        left = _transformed(source, target, xs[:half], ys[:half])
+        right = _transformed(source, target, xs[half:], ys[half:])
+        return left[0] + right[0], left[1] + right[1]
 
 
 def _round_up(value: int, step: int) -> int:

@@ -72,5 +72,5 @@ def display_bands(scene: Scene) -> list[int]:
                 break
     if len(found) == 3:
         return found
-    indexes = [band.index for band in scene.bands]
+    indexes = [band.index for band in scene.data_bands]
     return indexes[:3] if len(indexes) >= 3 else indexes[:1]

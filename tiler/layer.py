@@ -126,7 +126,9 @@ def fit(
     physical = model.input_values == "physical" and any((band.scale, band.offset) != (1.0, 0.0) for band in bands)
     unscale = (tuple(band.scale for band in bands), tuple(band.offset for band in bands)) if physical else None
     fill = tuple(float(value) for value in fill_values(model.nodata, model.scaling, len(bands)))
-    source = Source(scene=scene, grid=grid, indexes=chosen, unscale=unscale, fill=fill, mask=model.nodata.mask)
+    # Whoever names an alpha band as input says that it is data (NAIP's infrared often is): then it masks nothing.
+    mask = "none" if any(band not in scene.data_bands for band in bands) else model.nodata.mask
+    source = Source(scene=scene, grid=grid, indexes=chosen, unscale=unscale, fill=fill, mask=mask)
     return Layer(
         scene=scene,
         loaded=loaded,
@@ -161,7 +163,7 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
         return scene.chosen
     wanted = [_plain_name(name) for name in model.bands]
     names: dict[str, int] = {}
-    for band in scene.bands:
+    for band in scene.data_bands:
         for label in (band.color, band.name):
             if label not in ("", "undefined", "gray", "palette"):
                 names[_plain_name(label)] = band.index
@@ -169,8 +171,8 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
     if all(index is not None for index in found):
         return tuple(index for index in found if index is not None)
     contradicted = any(index is not None for index in found)
-    if len(scene.bands) == len(wanted) and not contradicted:
-        return tuple(band.index for band in scene.bands)
+    if len(scene.data_bands) == len(wanted) and not contradicted:
+        return tuple(band.index for band in scene.data_bands)
     have = ", ".join(f"{band.index}: {band.name or band.color}" for band in scene.bands)
     raise MisfitError(
         f"the model wants {len(wanted)} bands ({', '.join(model.bands)}), the scene has {len(scene.bands)} ({have})",
@@ -179,8 +181,8 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
 
 
 def band_at(scene: Scene, index: int) -> Band:
-    """The band with an index counted from 1 as in the file (an alpha band before it counts, too)."""
-    return next(band for band in scene.bands if band.index == index)
+    """The band with an index counted from 1."""
+    return scene.bands[index - 1]
 
 
 def _plain_name(name: str) -> str:

@@ -39,7 +39,8 @@ class Source:
         indexes: bands (from 1) in the model's order.
         unscale: (scale, offset) per band, applied when the model wants physical values, else None.
         fill: per band, in the model's raw units, what a pixel without data is replaced with.
-        mask: a pixel counts as without data when `any` or `all` of the bands have none there.
+        mask: a pixel counts as without data when `any` or `all` of the bands have none there; `none` lets no mask or
+            alpha band count (nodata values do), for scenes whose alpha band is data.
     """
 
     scene: Scene
@@ -121,7 +122,10 @@ def _valid(source: Source, dataset: DatasetReader, window: Window, pixels: NDArr
     if scene.nodata_given and scene.nodata is not None and not np.isnan(scene.nodata):
         # The caller's nodata replaces the file's own, as in TiTiler; alpha and mask bands go on counting.
         per_band &= pixels != scene.nodata
-    if scene.masked and not (scene.nodata_given and _only_nodata(dataset)):
+    if source.mask == "none":
+        if scene.nodata is not None and not np.isnan(scene.nodata):
+            per_band &= pixels != scene.nodata
+    elif scene.masked and not (scene.nodata_given and _only_nodata(dataset)):
         per_band &= dataset.read_masks(list(source.indexes), window=window) > 0
     if np.issubdtype(pixels.dtype, np.floating):
         per_band &= np.isfinite(pixels)

@@ -51,7 +51,8 @@ def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int)
     if max(view.height, view.width) > max_side:
         raise too_long(view, max_side)
     grid = layer.grid
-    where = footprint(view, grid)
+    # A view inside the limit has hardly more than four samples per pixel of the grid (1.3 grid pixels take two a side).
+    where = footprint(view, grid, max_total=4 * max_pixels)
     cells = cells_covering(where, grid, margin=1 if style.resampling == "bilinear" else 0)
     pixels = len(cells) * grid.cell**2
     # Cells are counted whole: what they hold beyond the view must not make a view at the limit fail.

@@ -64,7 +64,7 @@ class Scene:
         driver: GDAL's short name of the driver that opened it; windows are read with no other.
         env: GDAL options that the scene was opened with.
         crs, transform, height, width: as in the file; `transform` is upright, rows may run up or down.
-        bands: without the alpha band.
+        bands: all of them; those of `color` alpha are used as data only when somebody names them.
         nodata: declared by the file or, if given, by the caller.
         nodata_given: True when the caller overrode the file's nodata.
         masked: True when nodata, a mask band or an alpha band can mask pixels.
@@ -90,6 +90,11 @@ class Scene:
     def display_name(self) -> str:
         """The file's name without folder, host, query or credentials: fit for messages."""
         return display_name(self.source)
+
+    @property
+    def data_bands(self) -> tuple[Band, ...]:
+        """The bands without alpha. GDAL takes the fourth of four 8-bit bands for alpha, so it may be infrared."""
+        return tuple(band for band in self.bands if band.color != ColorInterp.alpha.name)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -211,7 +216,6 @@ def _describe(dataset: DatasetReader, source: str, env: dict[str, Any], nodata: 
             offset=float(dataset.offsets[index - 1]),
         )
         for index, color in zip(dataset.indexes, dataset.colorinterp, strict=True)
-        if color != ColorInterp.alpha
     )
     masked = nodata is not None or any(MaskFlags.all_valid not in flags for flags in dataset.mask_flag_enums)
     return Scene(

@@ -66,11 +66,30 @@ def test_a_weak_dependence_is_bounded_and_a_strong_one_unsafe(tmp_path: Path):
 
 
 def test_upsampling_that_depends_on_the_size(tmp_path: Path):
-    """align_corners passes no shift or size test: its sampling points move with the window's edge."""
+    """align_corners: the sampling points depend on the window's size and place."""
     g = testing._Graph(2)
     low = g.add("MaxPool", g.conv("x", 3, 8), kernel_shape=[2, 2], strides=[2, 2])
     up = g.add("Resize", low, "", g.weight([1, 1, 2, 2]), mode="linear", coordinate_transformation_mode="align_corners")
     assert probed(tmp_path / "m", g.finish(g.conv(up, 8, 5), 3, 5)).exactness != "exact"
+
+
+def test_an_answer_that_depends_on_the_windows_size_only(tmp_path: Path):
+    g = testing._Graph(2)
+    shape = g.add("Cast", g.add("Shape", "x", start=2), to=onnx.TensorProto.FLOAT)
+    area = g.add("ReduceProd", shape, keepdims=0)
+    first = g.weight(np.array([1e-4, 0, 0, 0, 0]).reshape(1, 5, 1, 1))
+    scores = g.add("Add", g.conv("x", 3, 5), g.add("Mul", first, area))
+    found = probed(tmp_path / "m", g.finish(scores, 3, 5))
+    assert found.exactness != "exact" and "window's size" in found.notes[0]
+
+
+def test_an_answer_that_depends_on_the_rest_of_the_batch_is_unsafe(tmp_path: Path):
+    """As a batch norm left in training mode does."""
+    g = testing._Graph(2)
+    x = g.conv("x", 3, 5)
+    scores = g.add("Sub", x, g.add("Mul", g.add("ReduceMean", x, axes=[0]), g.weight(0.5)))
+    found = probed(tmp_path / "m", g.finish(scores, 3, 5))
+    assert found.exactness == "unsafe" and "other windows of a batch" in found.notes[0]
 
 
 def test_fixed_size_networks(tmp_path: Path):

@@ -15,6 +15,7 @@ from typing import Any
 import morecantile
 import numpy as np
 import onnxruntime
+import pyproj
 import rasterio
 from affine import Affine
 from fastapi import FastAPI
@@ -24,6 +25,7 @@ from rasterio.warp import transform as transform_points
 from starlette.testclient import TestClient
 from titiler.core.factory import TilerFactory
 
+from model_registry.testing import value_classes, write_model
 from tiler.extension import inferenceExtension
 
 MERCATOR = morecantile.tms.get("WebMercatorQuad")
@@ -74,25 +76,64 @@ def write_scene(
     return path
 
 
-def whole_scene(
-    onnx: Path, scaled: NDArray[np.float32], *, pad: int, multiple: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Class index [rows, cols] and the lead of the best class over the second best, of one pass over everything.
+def whole_scores(
+    onnx: Path, scaled: NDArray[np.float32], *, pad: int, multiple: int = 1, mode: Any = "reflect"
+) -> NDArray[np.float32]:
+    """Scores [classes, rows, cols] of one pass over everything.
 
     Args:
         onnx: the network.
         scaled: float32 [bands, rows, cols], as the network wants it.
         pad: pixels of reflection on every side, a multiple of the network's period and at least its halo.
         multiple: height and width are padded up to it.
+        mode: numpy's own word for how to pad.
     """
     _, height, width = scaled.shape
     below, right = (-(height + 2 * pad)) % multiple, (-(width + 2 * pad)) % multiple
-    padded = np.pad(scaled, ((0, 0), (pad, pad + below), (pad, pad + right)), mode="reflect")
+    padded = np.pad(scaled, ((0, 0), (pad, pad + below), (pad, pad + right)), mode=mode)
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {session.get_inputs()[0].name: padded[None].astype(np.float32)})
-    scores = np.asarray(scores)[0][:, pad : pad + height, pad : pad + width]
+    return np.asarray(scores)[0][:, pad : pad + height, pad : pad + width]
+
+
+def best_and_lead(scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Class index [rows, cols], and the lead of the best class over the second best."""
     ordered = np.sort(scores, axis=0)
     return scores.argmax(axis=0), ordered[-1] - ordered[-2]
+
+
+def whole_scene(
+    onnx: Path, scaled: NDArray[np.float32], *, pad: int, multiple: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Class index [rows, cols] and the lead of the best class over the second best, of one pass over everything.
+
+    See `whole_scores` for the arguments.
+    """
+    return best_and_lead(whole_scores(onnx, scaled, pad=pad, multiple=multiple))
+
+
+def classifier(folder: Path, values: Sequence[float], **options: Any) -> Path:
+    """A model of one band that gives each pixel the class whose value is nearest: it shows every shift.
+
+    The manifest states halo 0 and period 1, which is the network's own; so nothing needs to be measured.
+    """
+    given: dict[str, Any] = {
+        "classes": [f"class {index}" for index in range(len(values))],
+        "bands": ["gray"],
+        "scaling": None,
+        "window": {"multiple": 1, "period": 1, "halo": 0},
+        "exactness": "exact",
+        **options,
+    }
+    return write_model(folder, value_classes(values), **given)
+
+
+def square_tiles(crs: Any, left: float, top: float, size: float, tile_size: int = 256) -> morecantile.TileMatrixSet:
+    """A tile matrix set with one square tile of `size` units at zoom 0, its upper left corner at (left, top)."""
+    return morecantile.TileMatrixSet.custom(
+        [left, top - size, left + size, top], pyproj.CRS(crs), tile_width=tile_size, tile_height=tile_size,
+        id="Square", maxzoom=12,
+    )  # fmt: skip
 
 
 @dataclass

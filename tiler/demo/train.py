@@ -6,6 +6,7 @@ Writes model.safetensors and model.yaml into the output folder and prints how we
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -133,6 +134,13 @@ def judge(predicted: NDArray[np.uint8], scene: Landscape) -> Quality:
     return Quality(tuple(iou), float((truth == guess).mean()))
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the state dict as float32 safetensors, whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_bytes(save({name: value.contiguous() for name, value in model.state_dict().items()}))
+    os.replace(part, path)
+
+
 def main() -> None:
     """Generate, train, judge, save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,7 +156,7 @@ def main() -> None:
     train(model, scenes, arguments.steps, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     weights = arguments.out / "model.safetensors"
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+    save_weights(model, weights)
     halo = measure_halo(model, period=2 ** HYPERPARAMETERS["depth"])
     write_card(arguments.out / "model.yaml", weights, halo)
     scene = generate(EVALUATION_SEED, EVALUATION_SIZE)
