@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model_registry.testing import value_classes, write_model
+from model_registry.testing import conv_chain, value_classes, write_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +37,7 @@ def test_the_model_yaml_is_read(tmp_path: Path) -> None:
     text = next(block for block in blocks("yaml") if block.startswith("properties:"))
     folder = tmp_path / "fields"
     folder.mkdir()
+    (folder / "model.onnx").write_bytes(conv_chain(bands=4, classes=3).SerializeToString())
     (folder / "model.yaml").write_text(text.replace("<sha256>", "0" * 64), encoding="utf-8")
     model = open_model(folder)
     assert model.bands == ("B04", "B03", "B02", "B08")

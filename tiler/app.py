@@ -17,12 +17,16 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Path
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from morecantile import tms as default_tms
 from pydantic import Field
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.staticfiles import StaticFiles
 from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import TilerFactory
@@ -33,6 +37,7 @@ from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
 from tiler.extension import (
+    NO_STORE,
     SHORT,
     InferenceFactory,
     InferenceRoute,
@@ -42,6 +47,7 @@ from tiler.extension import (
     http_error,
     inference_params,
     inferenceExtension,
+    offered_format,
     open_reader,
     sub_factory,
 )
@@ -151,14 +157,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         translated = http_error(error)
         return JSONResponse({"detail": translated.detail}, translated.status_code, dict(translated.headers or {}))
 
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        return _unkept(await http_exception_handler(request, error))
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_parameters(request: Request, error: RequestValidationError) -> Response:
+        return _unkept(await request_validation_exception_handler(request, error))
+
     _add_page(app, state)
     if settings.allowed_urls:
         _add_urls(app, state)
     if settings.default_pair:
         state.open(*settings.default_pair)
-        _add_imagery(app, state)
         _add_pairs(app, state, settings.default_pair)
     return app
+
+
+def _unkept(response: Response) -> Response:
+    """An error that no cache keeps: the next settings may have the scene that this one misses."""
+    response.headers.setdefault("Cache-Control", NO_STORE)
+    return response
 
 
 def _add_page(app: FastAPI, state: State) -> None:
@@ -204,7 +223,7 @@ def _title(state: State, scene: str, reader: PredictingReader) -> str:
     return f"{state.settings.scenes[scene].title or scene}: {reader.layer.model.title}"
 
 
-def _add_imagery(app: FastAPI, state: State) -> None:
+def _add_imagery(router: APIRouter, state: State) -> None:
     async def imagery(
         scene: Annotated[str, Path(description="Name of a scene")],
         z: int,
@@ -219,8 +238,8 @@ def _add_imagery(app: FastAPI, state: State) -> None:
         return Response(content, media_type="image/png", headers={"Cache-Control": SHORT})
 
     path = "/{scene}/imagery/{z}/{x}/{y}"
-    app.get(path + "@{scale}x.png", operation_id="getImageryTileWithScale", response_class=Response)(imagery)
-    app.get(path + ".png", operation_id="getImageryTile", response_class=Response)(imagery)
+    router.get(path + "@{scale}x.png", operation_id="getImageryTileWithScale", response_class=Response)(imagery)
+    router.get(path + ".png", operation_id="getImageryTile", response_class=Response)(imagery)
 
 
 def _add_urls(app: FastAPI, state: State) -> None:
@@ -238,7 +257,7 @@ def _add_urls(app: FastAPI, state: State) -> None:
 
 
 def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
-    """The named pairs, and the default one in short form; that comes last, since it matches most."""
+    """The named pairs, the default one in short form, and the scenes themselves."""
 
     def named_scene(scene: Annotated[str, Path(description="Name of a scene")]) -> SceneRef:
         return state.scene(scene)
@@ -250,11 +269,15 @@ def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
         return scene, model
 
     named_model = Annotated[str, Path(description="Name of a model, or name@revision")]
+    together = APIRouter()
+    _add_imagery(together, state)
     for name, prefix, path, pair, model in (
         ("pair", "/{scene}/{model}", named_scene, named_pair, named_model),
         ("default", "", lambda: state.scene(default[0]), lambda: default, default[1]),
     ):
-        router = APIRouter(prefix=prefix, route_class=InferenceRoute)
+        router = APIRouter(
+            prefix=prefix, tags=[name], route_class=InferenceRoute, dependencies=[Depends(offered_format)]
+        )
         _add_documents(router, state, name, pair)
         sub = sub_factory(
             TilerFactory(path_dependency=path, add_viewer=False),
@@ -264,7 +287,17 @@ def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
             name=name,
             reader_dependency=inference_params(DefaultDependency, model),
         )
-        app.include_router(sub.router, tags=[name])
+        together.routes.extend(sub.router.routes)
+    together.routes.sort(key=_parameters)
+    app.include_router(together)
+
+
+def _parameters(route: BaseRoute) -> list[bool]:
+    """Which parts of a path are parameters. Sorted by it, what is literal is asked first, part by part.
+
+    Else /point/1,2 would be a scene called point, and /tiles/WebMercatorQuad/3/4/5 one called tiles.
+    """
+    return [part.startswith("{") for part in getattr(route, "path", "").split("/")]
 
 
 def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..., tuple[str, str]]) -> None:

@@ -47,7 +47,7 @@ def assemble(layer: Layer, view: View, where: Footprint, scores: Mapping[Cell, S
         scores: all cells that the samples touch.
         style: what is wanted of them.
     """
-    names = _band_names(layer, style)
+    names = band_names(layer, style)
     if not scores:
         return blank(layer, view, style)
     mosaic = _Mosaic.of(layer, scores, style)
@@ -72,13 +72,14 @@ def assemble(layer: Layer, view: View, where: Footprint, scores: Mapping[Cell, S
 
 def blank(layer: Layer, view: View, style: Style) -> Picture:
     """A picture without any valid pixel."""
-    names = _band_names(layer, style)
+    names = band_names(layer, style)
     shape = (len(names), view.height, view.width)
     empty: Classes | Floats = np.zeros(shape, np.uint8) if style.output == "class" else np.zeros(shape, np.float32)
     return Picture(view, style, empty, np.zeros(shape[1:], bool), names)
 
 
-def _band_names(layer: Layer, style: Style) -> tuple[str, ...]:
+def band_names(layer: Layer, style: Style) -> tuple[str, ...]:
+    """Names of the bands that a style shows."""
     if style.output != "probability":
         return (style.output,)
     wanted = style.classes or tuple(item.value for item in layer.model.classes)

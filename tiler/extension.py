@@ -30,6 +30,7 @@ from titiler.core.factory import BaseFactory, FactoryExtension, TilerFactory, im
 from titiler.core.resources.enums import ImageType
 
 from model_registry import LoadedModel
+from tiler.assemble import band_names
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import (
@@ -45,7 +46,7 @@ from tiler.errors import (
     UnknownNameError,
 )
 from tiler.layer import Layer
-from tiler.paint import CLEAR, Color, ColorMap, encode
+from tiler.paint import CLEAR, Color, ColorMap, check_format, encode
 from tiler.predict import Limits, predict_tile
 from tiler.reader import PredictingReader, Service, image_of, reader_of
 from tiler.values import Output, Style
@@ -182,18 +183,38 @@ def checked_colormap(dependency: Callable[..., Any]) -> Callable[..., Any]:
             colormap = dependency(*args, **kwargs)
             # Only what paints now is right: a colour that cannot be painted would be a 500 at the first tile.
             if isinstance(colormap, Mapping):
-                return {int(key): tuple(int(part) for part in color) for key, color in colormap.items()}
-            return colormap
-        except HTTPException:
-            raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RioTilerError):
-            raise HTTPException(
-                400,
-                'The colormap cannot be parsed. Give JSON such as {"0": "#ff0000", "1": [0, 255, 0, 255]}.',
-                headers={"Cache-Control": NO_STORE},
-            ) from None
+                return {int(key): _color(color) for key, color in colormap.items() if 0 <= int(key) <= 255}
+            if colormap is not None:
+                return [((float(low), float(high)), _color(color)) for (low, high), color in colormap]
+            return None
+        except HTTPException as error:
+            # TiTiler's own answer to broken JSON; whatever else a host refuses stays the host's word.
+            if not isinstance(error.__cause__, ValueError):
+                raise
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RioTilerError):
+            pass
+        raise HTTPException(
+            400,
+            'The colormap cannot be parsed. Give JSON such as {"0": "#ff0000", "1": [0, 255, 0, 255]}.',
+            headers={"Cache-Control": NO_STORE},
+        )
 
     return parse
+
+
+def _color(parts: Sequence[Any]) -> Color:
+    """Red, green, blue and alpha of 0..255; ValueError otherwise."""
+    red, green, blue, alpha = (int(part) for part in parts)
+    if not all(0 <= part <= 255 for part in (red, green, blue, alpha)):
+        raise ValueError(f"{parts} is not a colour")
+    return red, green, blue, alpha
+
+
+def offered_format(request: Request) -> None:
+    """A dependency that refuses a format before anything is inferred for it. FastAPI refuses those it does not know."""
+    wanted = request.path_params.get("format")
+    if wanted in {item.value for item in ImageType}:
+        check_format(wanted)
 
 
 def render(
@@ -322,6 +343,7 @@ async def answer_tile(
     headers = {"ETag": etag, "Cache-Control": IMMUTABLE if reader.pinned else SHORT, **layer_headers(layer)}
     if etag in (part.strip() for part in request.headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=headers)
+    check_format(wanted.format.value, len(band_names(layer, style)))
     tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
     picture, kind = await predict_tile(
         layer, reader.tms, (wanted.z, wanted.x, wanted.y), tilesize, style, service.engine, service.limits
@@ -436,7 +458,7 @@ class inferenceExtension(FactoryExtension):
         # and without the parent's dependencies its auth would silently not cover ours.
         router = APIRouter(
             prefix=factory.router.prefix + self.prefix,
-            dependencies=[*factory.router.dependencies, *self.dependencies],
+            dependencies=[*factory.router.dependencies, *self.dependencies, Depends(offered_format)],
             route_class=InferenceRoute,
         )
         name = f"{factory.operation_prefix}inference".strip(".")

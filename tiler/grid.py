@@ -14,12 +14,15 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform as transform_points
 
 from tiler.values import Cell, Rect, View
 
 Coordinates = NDArray[np.float64]
+
+# What rasterio raises when coordinates have no image in another CRS: GDAL's own error, unless it has a word for it.
+NO_PLACE = (CPLE_BaseError, CRSError, RasterioError)
 
 # A map pixel is looked up with this accuracy (in grid pixels); far below what a nearest lookup can show.
 MAX_INTERPOLATION_ERROR = 0.01
@@ -249,7 +252,7 @@ def _transformed(source: CRS, target: CRS, xs: list[float], ys: list[float]) -> 
     try:
         found = transform_points(source, target, xs, ys)
         return found[0], found[1]
-    except (CPLE_BaseError, RasterioError):
+    except NO_PLACE:
         if len(xs) == 1:
             return [math.inf], [math.inf]
         half = len(xs) // 2

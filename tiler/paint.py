@@ -45,6 +45,24 @@ def default_palette(layer: Layer, style: Style) -> dict[int, Color]:
     return {int(step): color for step, color in cmap.get("viridis").items()}  # type: ignore[union-attr]
 
 
+def check_format(output_format: str, bands: int = 1) -> None:
+    """Refuse what cannot be encoded, so that nothing is inferred for it.
+
+    Raises:
+        RequestError: a format that would change classes, or an image of several bands.
+    """
+    if output_format not in MEDIA_TYPES:
+        raise RequestError(
+            f"format {output_format!r} is not offered for predictions",
+            "Use png, webp, tif or npy: lossy formats would invent classes",
+        )
+    if bands > 1 and MEDIA_TYPES[output_format] in ("image/png", "image/webp"):
+        raise RequestError(
+            f"an image shows one band, but {bands} classes' probabilities were asked for",
+            "Choose one with class=, or ask for tif or npy",
+        )
+
+
 def encode(
     values: Classes | Floats,
     valid: Mask,
@@ -70,11 +88,7 @@ def encode(
     Raises:
         RequestError: a format that cannot hold the values.
     """
-    if output_format not in MEDIA_TYPES:
-        raise RequestError(
-            f"format {output_format!r} is not offered for predictions",
-            "Use png, webp, tif or npy: lossy formats would invent classes",
-        )
+    check_format(output_format, len(values))
     media_type = MEDIA_TYPES[output_format]
     if output_format == "npy":
         return _npy(values, valid, add_mask), media_type
@@ -117,11 +131,6 @@ def palette_png(indices: Classes, palette: Sequence[Color]) -> bytes:
 def _indices(values: Classes | Floats) -> Classes:
     if values.dtype == np.uint8:
         return np.asarray(values[0], np.uint8)
-    if len(values) != 1:
-        raise RequestError(
-            f"an image shows one band, but {len(values)} classes' probabilities were asked for",
-            "Choose one with class=, or ask for tif or npy",
-        )
     return np.asarray(np.round(np.clip(values[0], 0, 1) * (STEPS - 1)), np.uint8)
 
 

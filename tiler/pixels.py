@@ -194,6 +194,8 @@ def _on_grid(dataset: DatasetReader, scene: Scene, grid: Grid) -> WarpedVRT:
         nodata=nodata,
         add_alpha=nodata is None and scene.masked and not has_alpha,
         dtype="float32",
-        tolerance=0.0,
-        warp_extras={"XSCALE": str(ratio_x), "YSCALE": str(ratio_y), "SOURCE_EXTRA": "8"},
+        tolerance=1e-6,
+        XSCALE=str(ratio_x),
+        YSCALE=str(ratio_y),
+        SOURCE_EXTRA="8",
     )

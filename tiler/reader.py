@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from rasterio.crs import CRS
 from rasterio.env import getenv, hasenv
 from rasterio.errors import RasterioError
 from rasterio.features import bounds as shape_bounds
-from rasterio.features import rasterize
+from rasterio.features import is_valid_geom, rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds, transform_geom
 from rio_tiler.constants import WEB_MERCATOR_TMS, WGS84_CRS
@@ -29,11 +28,15 @@ from tiler.assemble import Picture
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import OutsideError, RequestError, SceneError, UnknownNameError
+from tiler.grid import NO_PLACE
 from tiler.layer import Layer
 from tiler.paint import default_palette
 from tiler.predict import Limits, predict_point, predict_view
 from tiler.scene import Scene, SceneRef, display_name, gdal_env, open_scene
 from tiler.values import Output, Resampling, Style, View
+
+# No CRS of the Earth has coordinates beyond it; arithmetic with larger ones would overflow.
+MAX_COORDINATE = 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +171,9 @@ class PredictingReader(BaseReader):
         Without a size the answer has the grid's own resolution, `max_size` bounds its longer side. With
         `align_bounds_with_dataset` and no `dst_crs` the pixels are the grid's own, each counted once.
         """
-        if not (bbox[0] < bbox[2] and bbox[1] < bbox[3]):
+        if not (bbox[0] < bbox[2] and bbox[1] < bbox[3] and np.abs(bbox).max() < MAX_COORDINATE):
             raise RequestError(
-                f"bbox {','.join(f'{value:g}' for value in bbox)} is empty",
+                f"bbox {','.join(f'{value:g}' for value in bbox)} is empty or endless",
                 "Give minx,miny,maxx,maxy with minx < maxx and miny < maxy",
             )
         if align_bounds_with_dataset and dst_crs is None and not (height or width):
@@ -206,7 +209,7 @@ class PredictingReader(BaseReader):
     ) -> ImageData:
         """The prediction inside a GeoJSON feature or geometry; pixels that it does not touch are masked."""
         geometry = shape.get("geometry", shape)
-        image = self.part(shape_bounds(geometry), dst_crs=dst_crs, bounds_crs=shape_crs, **kwargs)
+        image = self.part(_extent(geometry), dst_crs=dst_crs, bounds_crs=shape_crs, **kwargs)
         if image.crs != shape_crs:
             geometry = transform_geom(shape_crs, image.crs, geometry)
         outside = rasterize(
@@ -251,7 +254,7 @@ class PredictingReader(BaseReader):
     def _aligned(self, bbox: Sequence[float], crs: CRS, max_size: int | None) -> View:
         """The grid's own pixels that a box touches."""
         grid = self.layer.grid
-        left, bottom, right, top = self._in_scene(tuple(bbox), crs)
+        left, bottom, right, top = _moved(bbox, crs, grid.crs)
         cols = int((left - grid.left) // grid.res_x), int(-(-(right - grid.left) // grid.res_x))
         rows = int((grid.top - top) // grid.res_y), int(-(-(grid.top - bottom) // grid.res_y))
         height, width = max(1, rows[1] - rows[0]), max(1, cols[1] - cols[0])
@@ -273,18 +276,24 @@ class PredictingReader(BaseReader):
         width: int | None,
     ) -> View:
         """A view of `crs` over `bounds`, at the grid's resolution unless a size is given."""
+        for name, size, least in (("width", width, 1), ("height", height, 1), ("max_size", max_size, 0)):
+            if size is not None and size < least:
+                raise RequestError(f"{name}={size} is not a number of pixels", f"Use at least {max(1, least)}")
         grid = self.layer.grid
-        box = tuple(bounds) if crs == bounds_crs else transform_bounds(bounds_crs, crs, *bounds, densify_pts=21)
+        box = _moved(bounds, bounds_crs, crs)
         if not (height and width):
-            left, bottom, right, top = self._in_scene(box, crs)
+            left, bottom, right, top = _moved(box, crs, grid.crs)
             native_height, native_width = (
                 max(1, round((top - bottom) / grid.res_y)),
                 max(1, round((right - left) / grid.res_x)),
             )
             if crs != grid.crs:
-                transform, _, _ = calculate_default_transform(
-                    grid.crs, crs, native_width, native_height, left, bottom, right, top
-                )
+                try:
+                    transform, _, _ = calculate_default_transform(
+                        grid.crs, crs, native_width, native_height, left, bottom, right, top
+                    )
+                except NO_PLACE:
+                    raise _no_place(box) from None
                 native_height = max(1, round((box[3] - box[1]) / -transform.e))
                 native_width = max(1, round((box[2] - box[0]) / transform.a))
             if height or width:
@@ -296,24 +305,6 @@ class PredictingReader(BaseReader):
             else:
                 height, width = _fitted(native_height, native_width, max_size)
         return View((box[0], box[1], box[2], box[3]), crs, height, width)
-
-    def _in_scene(self, bounds: tuple[float, ...], crs: CRS) -> tuple[float, float, float, float]:
-        """Bounds in the grid's CRS.
-
-        Raises:
-            RequestError: they have no place there.
-        """
-        if crs == self.layer.grid.crs:
-            return (bounds[0], bounds[1], bounds[2], bounds[3])
-        box: tuple[float, ...] = ()
-        with suppress(RasterioError):
-            box = transform_bounds(crs, self.layer.grid.crs, *bounds, densify_pts=21)
-        if not box or not np.isfinite(box).all():
-            raise RequestError(
-                f"the area {','.join(f'{value:g}' for value in bounds)} has no place in the scene's CRS",
-                "Give coordinates near the scene, or name their CRS (coord_crs=)",
-            )
-        return (box[0], box[1], box[2], box[3])
 
 
 def reader_of(service: Service) -> type[PredictingReader]:
@@ -334,6 +325,45 @@ def image_of(layer: Layer, picture: Picture) -> ImageData:
         band_descriptions=list(picture.band_names),
         nodata=layer.nodata if picture.style.output == "class" else None,
         metadata={"model": layer.model.name, "revision": layer.revision},
+    )
+
+
+def _moved(bounds: Sequence[float], source: CRS, target: CRS) -> tuple[float, float, float, float]:
+    """Bounds in another CRS.
+
+    Raises:
+        RequestError: they have no place there.
+    """
+    if source == target:
+        return (bounds[0], bounds[1], bounds[2], bounds[3])
+    try:
+        left, bottom, right, top = transform_bounds(source, target, *bounds, densify_pts=21)
+    except NO_PLACE:
+        raise _no_place(bounds) from None
+    if not (np.isfinite((left, bottom, right, top)).all() and left < right and bottom < top):
+        raise _no_place(bounds)
+    return left, bottom, right, top
+
+
+def _extent(geometry: dict[str, Any]) -> BBox:
+    """The box of a GeoJSON geometry.
+
+    Raises:
+        RequestError: it has none.
+    """
+    try:
+        if is_valid_geom(geometry):
+            left, bottom, right, top = shape_bounds(geometry)
+            return left, bottom, right, top
+    except (ValueError, TypeError, LookupError):
+        pass
+    raise RequestError("the feature has no geometry with coordinates", "Give a GeoJSON Feature with a polygon")
+
+
+def _no_place(bounds: Sequence[float]) -> RequestError:
+    return RequestError(
+        f"the area {','.join(f'{value:g}' for value in bounds)} has no place in the scene's CRS",
+        "Give coordinates near the scene, or name their CRS (coord_crs=)",
     )
 
 
