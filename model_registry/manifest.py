@@ -22,6 +22,8 @@ Activation = Literal["softmax", "sigmoid", "none"]
 InputValues = Literal["dn", "physical"]
 OpKind = Literal["z-score", "min-max", "offset", "scale", "clip", "clip-min", "clip-max"]
 ArtifactFormat = Literal["onnx", "safetensors"]
+RuntimeName = Literal["onnxruntime", "openvino", "torch"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,25 @@ class Nodata:
 
 
 @dataclass(frozen=True, slots=True)
+class PrecisionSpec:
+    """Which arithmetic the model's author allows; see `choice`.
+
+    default: the policy where the operator says none.
+    allowed: what "auto" may use beside fp32.
+    max_moved: the share of pixels (0..1) whose class may differ from the fp32 answer, measured, for "auto" to use it.
+    """
+
+    default: Literal["fp32", "auto"] = "fp32"
+    allowed: tuple[Precision, ...] = ("bf16", "fp16")
+    max_moved: float = 0.005
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        if not 0 <= self.max_moved <= 1:
+            raise ManifestError(f"precision.max_moved is {self.max_moved}", "Write a share from 0 to 1, e.g. 0.005")
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One scaling step in MLM's words; `scaling` gives its arithmetic.
 
@@ -130,7 +151,8 @@ class Model:
     raster fits only when its scene carries a scale or offset.
     threshold: smallest score of a class other than the first; see `postprocess`.
     exactness: None until the probe has measured it.
-    digest: sha256 over all that decides a pixel; names, colours and licence are not in it.
+    digest: sha256 over all that decides a pixel; names, colours and licence are not in it. Nor is `precision`, which
+    says what may be chosen: what was chosen is `Runner.precision`.
     """
 
     name: str
@@ -151,6 +173,7 @@ class Model:
     activation: Activation = "softmax"
     threshold: float | None = None
     exactness: Exactness | None = None
+    precision: PrecisionSpec = PrecisionSpec()
     architecture: str = ""
     hyperparameters: dict[str, Any] = field(default_factory=dict, hash=False)
     license: str | None = None

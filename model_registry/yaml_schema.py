@@ -71,6 +71,14 @@ class NodataBlock(_Strict):
     mask: Literal["any", "all"] = "any"
 
 
+class PrecisionBlock(_Strict):
+    """Which arithmetic may be used."""
+
+    default: Literal["fp32", "auto"] = "fp32"
+    allowed: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("bf16", "fp16")
+    max_moved: float = Field(default=0.005, ge=0, le=1)
+
+
 class Serving(_Strict):
     """The block `serving:`."""
 
@@ -82,6 +90,7 @@ class Serving(_Strict):
     window: WindowBlock = WindowBlock()
     output: OutputBlock = OutputBlock()
     nodata: NodataBlock = NodataBlock()
+    precision: PrecisionBlock = PrecisionBlock()
     exactness: Literal["exact", "bounded", "unsafe"] | None = None
 
 

@@ -21,6 +21,7 @@ from fastapi.exception_handlers import http_exception_handler, request_validatio
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from morecantile import tms as default_tms
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -52,6 +53,7 @@ from tiler.extension import (
     sub_factory,
 )
 from tiler.imagery import Imagery
+from tiler.metrics import registry_of
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.scene import SceneRef, open_scene
@@ -64,6 +66,8 @@ WEB_MERCATOR = default_tms.get("WebMercatorQuad")
 EXPOSED = [
     "ETag",
     "Retry-After",
+    "Server-Timing",
+    "X-Cache",
     "X-Exactness",
     "X-GSD",
     "X-Inference",
@@ -119,9 +123,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     engine = Engine(
         cache_bytes=settings.cache_bytes,
+        picture_bytes=settings.picture_bytes,
+        read_ahead=settings.read_ahead,
         read_threads=settings.read_threads,
         finish_threads=settings.finish_threads,
-        max_window_pixels=settings.max_window_pixels,
         max_pending_cells=settings.max_pending_cells,
         timeout=settings.timeout,
     )
@@ -130,6 +135,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         device=settings.device,
         threads=settings.threads,
         max_gsd_factor=settings.max_gsd_factor,
+        max_window_pixels=settings.max_window_pixels,
         ttl=settings.layer_ttl,
     )
     limits = Limits(settings.max_tile_pixels, settings.max_request_pixels, settings.max_side)
@@ -169,7 +175,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.allowed_urls:
         _add_urls(app, state)
     if settings.default_pair:
-        state.open(*settings.default_pair)
+        engine.warm(state.open(*settings.default_pair).layer)
         _add_pairs(app, state, settings.default_pair)
     return app
 
@@ -185,9 +191,27 @@ def _add_page(app: FastAPI, state: State) -> None:
     app.mount("/static", StaticFiles(directory=static), name="static")
 
     @app.get("/healthz", operation_id="healthz")
-    async def healthz() -> dict[str, Any]:
-        """The process answers, and its default model is loaded."""
-        return {"status": "ok", "version": __version__, "models": list(state.service.catalog.names)}
+    async def healthz() -> Response:
+        """The process answers, its default model is loaded and its devices live; 503 when one does not."""
+        engine = state.service.engine
+        devices = {
+            name: {"alive": device.alive, "heartbeat_age": round(device.heartbeat_age, 3)}
+            for name, device in list(engine.devices.items())
+        }
+        body = {
+            "status": "ok" if engine.healthy else "failed",
+            "version": __version__,
+            "models": list(state.service.catalog.names),
+            "devices": devices,
+        }
+        return JSONResponse(body, 200 if engine.healthy else 503, {"Cache-Control": "no-store"})
+
+    registry = registry_of(state.service.engine)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        """Metrics for Prometheus."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
@@ -259,28 +283,41 @@ def _add_urls(app: FastAPI, state: State) -> None:
 def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
     """The named pairs, the default one in short form, and the scenes themselves."""
 
-    def named_scene(scene: Annotated[str, Path(description="Name of a scene")]) -> SceneRef:
+    async def named_scene(scene: Annotated[str, Path(description="Name of a scene")]) -> SceneRef:
         return state.scene(scene)
 
-    def named_pair(
+    async def named_pair(
         scene: Annotated[str, Path(description="Name of a scene")],
         model: Annotated[str, Path(description="Name of a model, or name@revision")],
     ) -> tuple[str, str]:
         return scene, model
+
+    async def default_scene() -> SceneRef:
+        return state.scene(default[0])
+
+    async def default_pair() -> tuple[str, str]:
+        return default
+
+    async def no_environment() -> dict[str, Any]:
+        return {}
 
     named_model = Annotated[str, Path(description="Name of a model, or name@revision")]
     together = APIRouter()
     _add_imagery(together, state)
     for name, prefix, path, pair, model in (
         ("pair", "/{scene}/{model}", named_scene, named_pair, named_model),
-        ("default", "", lambda: state.scene(default[0]), lambda: default, default[1]),
+        ("default", "", default_scene, default_pair, default[1]),
     ):
         router = APIRouter(
             prefix=prefix, tags=[name], route_class=InferenceRoute, dependencies=[Depends(offered_format)]
         )
         _add_documents(router, state, name, pair)
         sub = sub_factory(
-            TilerFactory(path_dependency=path, add_viewer=False),
+            TilerFactory(
+                path_dependency=path,
+                environment_dependency=no_environment,  # type: ignore[arg-type]
+                add_viewer=False,
+            ),
             state.service,
             StandaloneFactory,
             router=router,
@@ -300,7 +337,7 @@ def _parameters(route: BaseRoute) -> list[bool]:
     return [part.startswith("{") for part in getattr(route, "path", "").split("/")]
 
 
-def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..., tuple[str, str]]) -> None:
+def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..., Any]) -> None:
     """TileJSON, WMTS and legend of a pair."""
 
     @router.get("/tilejson.json", operation_id=f"{name}.getShortTileJSON", response_class=JSONResponse)

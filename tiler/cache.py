@@ -1,39 +1,46 @@
-"""Scores by key, bounded in bytes; the least recently used go first."""
+"""What is kept, bounded in bytes; the least recently used goes first."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Generic, NamedTuple, TypeVar
 
 from cachetools import LRUCache
 
 from tiler.values import Scores
 
+Value = TypeVar("Value")
 
-class ScoresCache:
+
+class ByteCache(Generic[Value]):
     """A thread-safe LRU cache that counts bytes. What is larger than the whole cache is not kept."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._items: LRUCache[Hashable, Scores] = LRUCache(max_bytes, getsizeof=lambda scores: max(1, scores.nbytes))
+    def __init__(self, max_bytes: int, size: Callable[[Value], int]) -> None:
+        self._size = size
+        self._items: LRUCache[Hashable, Value] = LRUCache(max_bytes, getsizeof=self._sized)
         self._lock = threading.Lock()
         self.hits = 0
         self.misses = 0
 
-    def get(self, key: Hashable) -> Scores | None:
-        """The scores kept under `key`, or None."""
+    def get(self, key: Hashable) -> Value | None:
+        """What is kept under `key`, or None."""
         with self._lock:
-            scores = self._items.get(key)
-            if scores is None:
+            value = self._items.get(key)
+            if value is None:
                 self.misses += 1
             else:
                 self.hits += 1
-            return scores
+            return value
 
-    def put(self, key: Hashable, scores: Scores) -> None:
-        """Keep scores."""
+    def put(self, key: Hashable, value: Value) -> None:
+        """Keep a value."""
         with self._lock:
-            if max(1, scores.nbytes) <= self._items.maxsize:
-                self._items[key] = scores
+            if self._sized(value) <= self._items.maxsize:
+                self._items[key] = value
+
+    def _sized(self, value: Value) -> int:
+        return max(1, self._size(value))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -45,5 +52,28 @@ class ScoresCache:
         """Bytes kept now."""
         return int(self._items.currsize)
 
+    @property
+    def max_bytes(self) -> int:
+        """Bytes kept at most."""
+        return int(self._items.maxsize)
+
     def __len__(self) -> int:
         return len(self._items)
+
+
+def scores_cache(max_bytes: int) -> ByteCache[Scores]:
+    """A cache of cells."""
+    return ByteCache(max_bytes, lambda scores: scores.nbytes)
+
+
+class Encoded(NamedTuple):
+    """A tile as it was sent: bytes, media type, and its kind (`predict.TileAnswer`)."""
+
+    content: bytes
+    media_type: str
+    kind: str
+
+
+def pictures_cache(max_bytes: int) -> ByteCache[Encoded]:
+    """A cache of encoded tiles."""
+    return ByteCache(max_bytes, lambda picture: len(picture.content))

@@ -11,7 +11,7 @@ from cachetools import TTLCache
 
 from model_registry import LoadedModel, ModelError, load
 from tiler.errors import MisfitError, UnknownNameError
-from tiler.layer import MAX_GSD_FACTOR, Layer, fit
+from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS, Layer, fit
 from tiler.scene import Scene
 
 
@@ -29,6 +29,7 @@ class Catalog:
         device: str = "cpu",
         threads: int | None = None,
         max_gsd_factor: float = MAX_GSD_FACTOR,
+        max_window_pixels: int = MAX_WINDOW_PIXELS,
         ttl: float = 60.0,
         max_layers: int = 256,
     ) -> None:
@@ -38,13 +39,14 @@ class Catalog:
             models: by name: a folder with model.yaml, a bare ONNX with metadata, or a model loaded already.
             device: where models run, e.g. `cpu` or `cuda:0`.
             threads: CPU threads per forward pass; None lets the runtime choose.
-            max_gsd_factor: see `layer.fit`.
+            max_gsd_factor, max_window_pixels: see `layer.fit`.
             ttl: seconds a layer is kept.
             max_layers: layers kept.
         """
         self._sources = dict(models)
         self._loaded: dict[str, LoadedModel] = {}
-        self._device, self._threads, self._max_gsd_factor = device, threads, max_gsd_factor
+        self._device, self._threads = device, threads
+        self._max_gsd_factor, self._max_window_pixels = max_gsd_factor, max_window_pixels
         self._layers: TTLCache[Any, Layer] = TTLCache(max_layers, ttl)
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -90,7 +92,13 @@ class Catalog:
         if kept is not None:
             return kept
         loaded = self.model(model)
-        layer = fit(open_it(), loaded, indexes=indexes, max_gsd_factor=self._max_gsd_factor)
+        layer = fit(
+            open_it(),
+            loaded,
+            indexes=indexes,
+            max_gsd_factor=self._max_gsd_factor,
+            max_window_pixels=self._max_window_pixels,
+        )
         with self._lock:
             self._layers[full_key] = layer
         return layer

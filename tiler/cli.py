@@ -94,7 +94,11 @@ def demo(
             folder.mkdir(parents=True, exist_ok=True)
             console.print(f"Drawing the demo's landscape ({size} x {size} px), once ...")
             write_scene(scene, DEMO_SEED, size)
-        _run(_settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover")), host, _free_port(host, port))
+        _run(
+            _settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover")),
+            host,
+            _free_port(host, port),
+        )
 
 
 def _settings(

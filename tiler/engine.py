@@ -1,28 +1,41 @@
-"""Scores of cells: from the cache, from work in flight, or from a window that is read and inferred now."""
+"""Scores of cells: from the cache, from work in flight, or from a window that is read and inferred now.
+
+    cache -> flight (one future per cell) -> admission -> waiting -> windows -> readers -> device -> cache, futures
+
+One lock guards what waits and flies; it is never held while anything is read, inferred or awaited.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from tiler.cache import ScoresCache
-from tiler.device import Answer, Device, split
-from tiler.errors import BusyError
-from tiler.flight import Flight
+from tiler.cache import pictures_cache, scores_cache
+from tiler.device import Device, Work
+from tiler.errors import BusyError, DeviceError
+from tiler.flight import Flight, Ticket
 from tiler.layer import Layer
 from tiler.pixels import read_window
-from tiler.values import Cell, Mask, Rect, Scores
-from tiler.windows import inside, merge, side_within
+from tiler.values import Cell, Scores
+from tiler.waiting import Job, Origin, Waiting
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
+
+ANYBODY = Origin()
+
+# A window is formed this many reads, and a thread's wake-up, before the device comes free.
+READ_LEAD = 1.5
+WAKE_UP = 0.003
 
 
 class Key(NamedTuple):
@@ -33,75 +46,143 @@ class Key(NamedTuple):
     probabilities: bool
 
 
+class Stages(NamedTuple):
+    """Seconds that a window spent: waiting (for a reader and the device), being read, and in the model."""
+
+    queue: float
+    read: float
+    forward: float
+
+
+class Settled(NamedTuple):
+    """A cell's answer, and what its window took; None when it was kept already."""
+
+    scores: Scores
+    stages: Stages | None
+
+
+Pending = Ticket[Key, Settled]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Scores of the cells asked for.
+
+    Attributes:
+        scores: by cell.
+        source: `hit` (all kept), `shared` (others had asked for all the missing), or `miss`.
+        stages: of the window that took longest, None for a hit.
+    """
+
+    scores: dict[Cell, Scores]
+    source: str
+    stages: Stages | None
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened so far: cells found, shared with another request, and inferred; windows dropped unread."""
+
+    hits: int = 0
+    shared: int = 0
+    inferred: int = 0
+    dropped: int = 0
+    refused: int = 0
+
+
 class Engine:
     """Reads, infers and keeps. One per process; thread-safe.
 
     Attributes:
         cache: finished cells.
+        pictures: encoded tiles, by ETag.
         devices: one thread per device, made when first needed.
+        counters: what happened so far.
+        listeners: called with each stage's name and seconds.
     """
 
     def __init__(
         self,
         *,
         cache_bytes: int = 512 * 2**20,
+        picture_bytes: int = 64 * 2**20,
         read_threads: int = 2,
         finish_threads: int = 2,
-        max_window_pixels: int = 1024 * 1024,
-        max_pending_cells: int = 4096,
+        read_ahead: int = 2,
+        max_pending_cells: int = 16384,
         timeout: float = 40.0,
     ) -> None:
         """Make an engine.
 
         Args:
             cache_bytes: bytes of scores to keep.
+            picture_bytes: bytes of encoded tiles to keep.
             read_threads: windows read at the same time.
             finish_threads: tiles warped, painted and encoded at the same time.
-            max_window_pixels: largest window put through a model, halo included.
+            read_ahead: windows that may be formed beyond the one on the device. More of them keep a fast device busy;
+                fewer let more requests be merged into one window.
             max_pending_cells: cells in flight beyond which requests are refused with BusyError.
             timeout: seconds after which a request is given up (QGIS gives up after 60).
         """
-        self.cache = ScoresCache(cache_bytes)
+        self.cache = scores_cache(cache_bytes)
+        self.pictures = pictures_cache(picture_bytes)
         self.devices: dict[str, Device] = {}
-        self._flight: Flight[Key, Scores] = Flight()
-        self._readers = ThreadPoolExecutor(read_threads, thread_name_prefix="read")
+        self.counters = Counters()
+        self.listeners: list[Callable[[str, float], None]] = []
+        self._max_pending_cells, self._timeout, self._read_ahead = max_pending_cells, timeout, read_ahead
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
-        self._max_window_pixels = max_window_pixels
-        self._max_pending_cells = max_pending_cells
-        self._timeout = timeout
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._flight: Flight[Key, Settled] = Flight()
+        self._waiting: Waiting[Layer] = Waiting()
+        self._formed = 0
+        self._formed_pixels = 0
+        self._read_seconds = 0.01
+        self._closing = False
+        self._readers = [
+            threading.Thread(target=self._read_loop, name=f"read-{number}", daemon=True)
+            for number in range(read_threads)
+        ]
+        for reader in self._readers:
+            reader.start()
 
-    def scores(self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False) -> dict[Cell, Scores]:
+    def scores(
+        self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False, origin: Origin = ANYBODY
+    ) -> Answer:
         """Scores of cells, waiting in the calling thread.
 
         Raises:
             BusyError: too much is waiting already, or it took too long.
             ReadError, DeviceError: what went wrong with one of the cells.
         """
-        futures = self._request(layer, cells, probabilities)
-        if wait_for(futures.values(), self._timeout).not_done:
-            raise self._too_slow()
-        return {cell: future.result() for cell, future in futures.items()}
+        ticket, source = self._join(layer, cells, probabilities, origin)
+        try:
+            if not ticket.wait(self._timeout):
+                raise self._too_slow()
+            return _answer(ticket, source)
+        finally:
+            self._leave(ticket)
 
     async def scores_async(
-        self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False
-    ) -> dict[Cell, Scores]:
-        """As `scores`, without blocking the event loop."""
-        futures = self._request(layer, cells, probabilities)
-        # Shielded: this caller's cancellation must not cancel a cell that another one waits for.
-        waiting = [asyncio.shield(asyncio.wrap_future(future)) for future in futures.values()]
+        self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False, origin: Origin = ANYBODY
+    ) -> Answer:
+        """As `scores`, without blocking the event loop. Cancelling it leaves the cells to whoever else wants them."""
+        ticket, source = self._join(layer, cells, probabilities, origin)
         try:
-            async with asyncio.timeout(self._timeout):
-                # Exceptions are collected, so that none is left unheard when several cells share one.
-                done = await asyncio.gather(*waiting, return_exceptions=True)
+            if not ticket.done:
+                async with asyncio.timeout(self._timeout):
+                    await _until_done(ticket)
+            return _answer(ticket, source)
         except TimeoutError:
             raise self._too_slow() from None
-        for answer in done:
-            if isinstance(answer, BaseException):
-                raise answer
-        return {cell: future.result() for cell, future in futures.items()}
+        finally:
+            self._leave(ticket)
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Tell the listeners how long a stage took."""
+        for listener in self.listeners:
+            listener(stage, seconds)
 
     async def finish(self, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
         """Run CPU work (warping, painting, encoding) in the engine's own threads, none of the event loop's."""
@@ -111,12 +192,49 @@ class Engine:
         """Run blocking access other than windows (reading a header, loading a model) in threads of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._openers, partial(work, *args, **kwargs))
 
+    def warm(self, layer: Layer) -> None:
+        """Put one window of zeros through a layer's model, in its device's thread, and wait for it."""
+        grid = layer.grid
+        side = max(grid.align, 256 // grid.align * grid.align)
+        height, width = layer.window_shape or (side, side)
+        done: Future[None] = Future()
+        zeros = layer.source.zeros(height, width)
+
+        def run() -> None:
+            try:
+                layer.loaded.runner(zeros[None])
+                done.set_result(None)
+            except Exception as error:  # the caller hears of it
+                done.set_exception(error)
+
+        self._device_of(layer).put(run)
+        done.result()
+
     def close(self) -> None:
-        """Stop all threads. Work that has not begun fails."""
-        for pool in (self._openers, self._readers, self._finishers):
-            pool.shutdown(wait=True, cancel_futures=True)
-        for device in self.devices.values():
+        """Stop. What waits fails with BusyError, what runs is finished."""
+        with self._changed:
+            self._closing = True
+            self._waiting.clear()
+            tickets = self._flight.fail_all(BusyError("the server is shutting down", "Ask again in a moment"))
+            self._changed.notify_all()
+        for ticket in tickets:
+            ticket.finish()
+        for reader in self._readers:
+            reader.join()
+        for device in list(self.devices.values()):
             device.close()
+        for pool in (self._openers, self._finishers):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def pending(self) -> int:
+        """Cells in flight."""
+        return len(self._flight)
+
+    @property
+    def queued(self) -> int:
+        """Cells that wait to be formed into windows."""
+        return len(self._waiting)
 
     @property
     def inferred_pixels(self) -> int:
@@ -128,61 +246,199 @@ class Engine:
         """Windows put through models so far."""
         return sum(device.forwards for device in self.devices.values())
 
-    def _request(self, layer: Layer, cells: Iterable[Cell], probabilities: bool) -> dict[Cell, Future[Scores]]:
+    @property
+    def healthy(self) -> bool:
+        """Whether all devices live. One that has run a single window for longer than a request may take is stuck."""
+        return all(
+            device.alive and device.heartbeat_age < max(2 * self._timeout, 60) for device in self.devices.values()
+        )
+
+    def _join(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> tuple[Pending, str]:
+        """A ticket for all cells, each found, flying, or queued now. A refused request queues nothing."""
+        ticket: Pending = Ticket()
         keys = [Key(layer.revision, cell, probabilities) for cell in cells]
-        futures, fresh = self._flight.join(keys, self._find, self._admit)
-        missing = [key.cell for key in fresh]
-        max_side = 1
-        if layer.window_shape is None:
-            max_side = side_within(self._max_window_pixels, layer.grid.cell, layer.grid.halo)
-        for first, last in merge(missing, max_side):
-            mine = [Key(layer.revision, cell, probabilities) for cell in inside(first, last)]
-            try:
-                self._readers.submit(self._read, layer, first, last, mine, probabilities)
-            except RuntimeError as error:
-                self._flight.fail(mine, BusyError("the server is shutting down", "Ask again in a moment"))
-                logger.debug("refused while shutting down", exc_info=error)
-        return {key.cell: future for key, future in futures.items()}
+        with self._changed:
+            if self._closing:
+                raise BusyError("the server is shutting down", "Ask again in a moment")
+            flying, missing = [], []
+            for key in keys:
+                if key in self._flight:
+                    flying.append(key)
+                elif (found := self._find(key)) is not None:
+                    ticket.values[key] = Settled(found, None)
+                else:
+                    missing.append(key)
+            if missing and len(self._flight) + len(missing) > self._max_pending_cells:
+                self.counters.refused += 1
+                raise BusyError(
+                    f"{len(self._flight)} cells are waiting and {len(missing)} more were asked for, the limit is "
+                    f"{self._max_pending_cells}",
+                    "Ask again shortly",
+                )
+            for key in flying + missing:
+                self._flight.join(key, ticket)
+            self.counters.hits += len(ticket.values)
+            self.counters.shared += len(flying)
+            if missing:
+                wanted = [key.cell for key in missing]
+                self._waiting.add(layer, probabilities, wanted, origin, time.monotonic())
+                self._changed.notify_all()
+        if not ticket.missing:
+            ticket.finish()
+        return ticket, "miss" if missing else "shared" if flying else "hit"
+
+    def _leave(self, ticket: Pending) -> None:
+        """Stop waiting; cells that nobody wants any more and no reader has taken are forgotten."""
+        if not ticket.missing:
+            return
+        with self._changed:
+            for key in self._flight.leave(ticket):
+                if self._waiting.drop(key.revision, key.probabilities, key.cell):
+                    self._flight.forget(key)
+                    self.counters.dropped += 1
 
     def _find(self, key: Key) -> Scores | None:
         # Scores with probabilities answer a request for classes, too.
         richer = self.cache.get(key._replace(probabilities=True))
         return richer if richer is not None or key.probabilities else self.cache.get(key)
 
-    def _admit(self, pending: int) -> None:
-        if pending > self._max_pending_cells:
-            raise BusyError(f"{pending} cells are waiting, the limit is {self._max_pending_cells}", "Ask again shortly")
+    def _read_loop(self) -> None:
+        while (job := self._next_job()) is not None:
+            self._read(job)
 
-    def _read(self, layer: Layer, first: Cell, last: Cell, keys: list[Key], probabilities: bool) -> None:
-        """In a reader thread: read a window and queue it for the device. Every error reaches exactly its own keys."""
-        try:
-            _, window = layer.window_of(first, last)
-            pixels, valid = read_window(layer.source, window)
-            answer = self._device_of(layer).infer(layer, window, pixels, valid, probabilities)
-        except BaseException as error:
-            self._flight.fail(keys, error)
-            return
-        answer.add_done_callback(partial(self._settle, layer, first, last, window, valid, keys))
+    def _next_job(self) -> Job[Layer] | None:
+        """Wait for the next block to read; None when closing."""
+        with self._changed:
+            while not self._closing:
+                delay = self._delay() if len(self._waiting) else None
+                if delay is not None and delay <= 0:
+                    job = self._waiting.next(idle=self._formed == 0)
+                    if job is not None:
+                        self._formed += 1
+                        _, window = job.layer.window_of(job.block.first, job.block.last)
+                        self._formed_pixels += window.pixels
+                        return job
+                    delay = None
+                self._changed.wait(delay)
+        return None
 
-    def _settle(
-        self, layer: Layer, first: Cell, last: Cell, window: Rect, valid: Mask, keys: list[Key], answer: Future[Answer]
-    ) -> None:
-        """In the device's thread: keep the cells and wake those who wait."""
+    def _delay(self) -> float | None:
+        """Seconds until the next window should be formed; None: not before one that is formed is done.
+
+        Just early enough to be read when the device comes free: whatever is asked for until then is merged into it.
+        The device never waits for it, so this is no batching timer.
+        """
+        if self._formed == 0:
+            return 0.0
+        if self._formed > self._read_ahead:
+            return None
+        rate = max((device.rate for device in self.devices.values()), default=0.0)
+        if rate <= 0:
+            return 0.0 if self._formed < 2 else None
+        elapsed = max((device.elapsed for device in self.devices.values()), default=0.0)
+        return self._formed_pixels / rate - elapsed - READ_LEAD * self._read_seconds - WAKE_UP
+
+    def _read(self, job: Job[Layer]) -> None:
+        """In a reader's thread: read a window and hand it to the device."""
+        _, window = job.layer.window_of(job.block.first, job.block.last)
+        work = Work(job.layer, job.block, job.probabilities, window, formed=time.monotonic())
         try:
-            classes, probabilities = answer.result()
-            cells = split(layer, first, last, window, valid, classes, probabilities)
+            if not self._wanted(work):
+                return
+            begun = time.monotonic()
+            work.pixels, work.valid = read_window(job.layer.source, window)
+            work.read = time.monotonic() - begun
+            self._read_seconds += 0.2 * (work.read - self._read_seconds)
+            self._device_of(job.layer).put(work)
+        except BaseException as error:  # whoever waits must hear of it, whatever it is
+            self._fail(work, error)
+
+    def _wanted(self, work: Work) -> bool:
+        """Whether anybody still waits for a cell of the window; if not, it is forgotten."""
+        with self._changed:
+            keys = _keys(work)
+            if any(self._flight.wanted(key) for key in keys):
+                return True
             for key in keys:
-                self.cache.put(key, cells[key.cell])
-                self._flight.settle(key, cells[key.cell])
-        except BaseException as error:
-            self._flight.fail(keys, error)
+                self._flight.forget(key)
+            self.counters.dropped += len(keys)
+            self._one_less(work)
+            return False
+
+    def _settle(self, work: Work, cells: dict[Cell, Scores]) -> None:
+        """In the device's thread: keep the cells, then wake those who wait."""
+        stages = Stages(max(0.0, work.started - work.formed - work.read), work.read, work.done - work.started)
+        for stage, seconds in zip(Stages._fields, stages, strict=True):
+            self.observe(stage, seconds)
+        settled = [(key, Settled(cells[key.cell], stages)) for key in _keys(work)]
+        for key, (scores, _) in settled:
+            self.cache.put(key, scores)
+        with self._changed:
+            self.counters.inferred += len(cells)
+            tickets = self._flight.settle(settled)
+            self._one_less(work)
+        for ticket in tickets:
+            ticket.finish()
+
+    def _fail(self, work: Work, error: BaseException) -> None:
+        """Give everybody who waits for a cell of the window its error."""
+        with self._changed:
+            tickets = self._flight.fail(_keys(work), _told(error))
+            self._one_less(work)
+        for ticket in tickets:
+            ticket.finish()
+
+    def _one_less(self, work: Work) -> None:
+        """A window is done with: a reader may form the next. The lock is held."""
+        self._formed -= 1
+        self._formed_pixels -= work.window.pixels
+        self._changed.notify_all()
 
     def _device_of(self, layer: Layer) -> Device:
         name = layer.loaded.runner.device
-        with self._lock:
+        with self._changed:
             if name not in self.devices:
-                self.devices[name] = Device(name)
+                self.devices[name] = Device(name, self._wanted, self._settle, self._fail)
             return self.devices[name]
 
     def _too_slow(self) -> BusyError:
         return BusyError(f"the answer took longer than {self._timeout:g} s", "Ask again: what was begun goes on")
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _keys(work: Work) -> list[Key]:
+    return [Key(work.layer.revision, cell, work.probabilities) for cell in work.block.cells()]
+
+
+def _told(error: BaseException) -> Exception:
+    # A CancelledError or SystemExit of a worker must not end whoever waits for it.
+    return error if isinstance(error, Exception) else DeviceError(f"a worker ended with {type(error).__name__}")
+
+
+async def _until_done(ticket: Pending) -> None:
+    """Wait without blocking the event loop: one call into it when the whole ticket is done."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(event.set)
+        except RuntimeError:
+            logger.debug("an answer came after its event loop had ended")
+
+    ticket.when_done(wake)
+    await event.wait()
+
+
+def _answer(ticket: Pending, source: str) -> Answer:
+    if ticket.error is not None:
+        raise ticket.error
+    stages = [item.stages for item in ticket.values.values() if item.stages is not None]
+    return Answer(
+        scores={key.cell: item.scores for key, item in ticket.values.items()},
+        source=source,
+        stages=max(stages, key=sum) if stages else None,
+    )

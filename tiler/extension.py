@@ -6,8 +6,10 @@ feature, bbox, preview and OpenAPI are TiTiler's own code. Only the tile endpoin
 
 import functools
 import hashlib
+import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Annotated, Any, ClassVar, Literal
@@ -31,6 +33,7 @@ from titiler.core.resources.enums import ImageType
 
 from model_registry import LoadedModel
 from tiler.assemble import band_names
+from tiler.cache import Encoded
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import (
@@ -46,10 +49,12 @@ from tiler.errors import (
     UnknownNameError,
 )
 from tiler.layer import Layer
+from tiler.middleware import METHODS, run_until_gone
 from tiler.paint import CLEAR, Color, ColorMap, check_format, encode
-from tiler.predict import Limits, predict_tile
+from tiler.predict import Limits, TileAnswer, predict_tile
 from tiler.reader import PredictingReader, Service, image_of, reader_of
 from tiler.values import Output, Style
+from tiler.waiting import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +90,7 @@ def http_error(error: InferenceError) -> HTTPException:
 
 
 class InferenceRoute(APIRoute):
-    """A route that answers the domain's errors without the host application's help."""
+    """A route that needs no help of the host application: it answers our errors, and drops what nobody waits for."""
 
     def get_route_handler(self) -> Callable[..., Any]:
         """Wrap the endpoint, dependencies included."""
@@ -93,12 +98,30 @@ class InferenceRoute(APIRoute):
 
         async def translated(request: Request) -> Response:
             try:
-                response: Response = await handler(request)
+                response: Response = await until_gone(request, handler)
             except InferenceError as error:
                 raise http_error(error) from error
             return response
 
         return translated
+
+
+async def until_gone(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Answer a request, or give its work up when its client has gone.
+
+    The host may have no cancelling middleware, and may have some that hide the closed connection from a poll; what they
+    cannot hide is the connection's own message.
+    """
+    if request.method not in METHODS:
+        return await handler(request)
+    answered: list[Response] = []
+
+    async def answer() -> None:
+        answered.append(await handler(request))
+
+    await run_until_gone(answer, request.receive)
+    # Nobody reads this one: its client has gone.
+    return answered[0] if answered else Response(status_code=499)
 
 
 @dataclass
@@ -120,11 +143,26 @@ class RenderParams(DefaultDependency):
     ] = None
 
 
+def inline(dependency: Callable[..., Any]) -> Callable[..., Any]:
+    """A dependency that only parses, run on the event loop.
+
+    FastAPI runs every synchronous one, classes included, in a shared thread: ten hops a tile, and all of them wait when
+    those threads are busy.
+    """
+
+    async def parse(*args: Any, **kwargs: Any) -> Any:
+        return dependency(*args, **kwargs)
+
+    # Evaluated here: FastAPI would look for a string annotation's names in this module and not in the dependency's.
+    parse.__signature__ = inspect.signature(dependency, eval_str=True)  # type: ignore[attr-defined]
+    return parse
+
+
 def no_process() -> None:
     """Predictions are not put through TiTiler's algorithms: a hillshade of class numbers is rubbish."""
 
 
-def inference_params(parent: Callable[..., Any], model: Any) -> type[Any]:
+def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., Any]:
     """The reader dependency: a model, the few queries of ours, and the host reader's own options.
 
     Args:
@@ -152,7 +190,8 @@ def inference_params(parent: Callable[..., Any], model: Any) -> type[Any]:
         nodata: Annotated[
             Literal["nan"] | int | float | None, Query(description="Overwrite the scene's nodata value")
         ] = None
-        reader_options: Any = Depends(parent)
+        reader_options: Any = Depends(inline(parent) if parent is DefaultDependency else parent)
+        model: str = field(init=False, default=fixed or "")
 
         def as_dict(self, exclude_none: bool = True) -> dict[str, Any]:
             """Keyword arguments of the predicting reader."""
@@ -160,18 +199,17 @@ def inference_params(parent: Callable[..., Any], model: Any) -> type[Any]:
             given["reader_options"] = self.reader_options.as_dict()
             if self.nodata is not None:
                 given["nodata"] = numpy.nan if self.nodata == "nan" else float(self.nodata)
-            return given if fixed is None else {**given, "model": fixed}
+            return given
 
     if fixed is not None:
         return StyleParams
 
-    @dataclass(kw_only=True)
-    class InferenceParams(StyleParams):
-        """What is wanted of which model."""
+    # A function, and no class that demands a model: TiTiler's WMTS calls whatever has queries with those alone.
+    def params_of_model(model: named, params: Annotated[Any, Depends(inline(StyleParams))]) -> Any:
+        params.model = model
+        return params
 
-        model: named
-
-    return InferenceParams
+    return params_of_model
 
 
 def checked_colormap(dependency: Callable[..., Any]) -> Callable[..., Any]:
@@ -210,7 +248,7 @@ def _color(parts: Sequence[Any]) -> Color:
     return red, green, blue, alpha
 
 
-def offered_format(request: Request) -> None:
+async def offered_format(request: Request) -> None:
     """A dependency that refuses a format before anything is inferred for it. FastAPI refuses those it does not know."""
     wanted = request.path_params.get("format")
     if wanted in {item.value for item in ImageType}:
@@ -228,7 +266,8 @@ def render(
     palette: ColorMap = colormap if colormap is not None else dict[int, Color]()
     return encode(
         image.array.data,
-        image.mask.astype(bool),
+        # Not image.mask: that of floats has finite numbers other than 0 for what is masked.
+        numpy.asarray(~numpy.ma.getmaskarray(image.array).all(axis=0), bool),
         output_format=output_format.value if output_format else "png",
         colormap=palette,
         nodata=int(image.nodata) if image.nodata is not None else CLEAR,
@@ -272,6 +311,15 @@ class InferenceFactory:
 def tile_endpoint(factory: Any) -> Callable[..., Any]:
     """The endpoint of a factory's tiles. Parameters that a path does not hold can be given as queries."""
     tms_ids: Any = Literal[tuple(factory.supported_tms.list())]
+    reader_dependency, view_dependency, colormap_dependency, render_dependency = (
+        Depends(inline(dependency))
+        for dependency in (
+            factory.reader_dependency,
+            factory.dataset_dependency,
+            factory.colormap_dependency,
+            factory.render_dependency,
+        )
+    )
 
     async def tile(
         request: Request,
@@ -283,10 +331,10 @@ def tile_endpoint(factory: Any) -> Callable[..., Any]:
         format: Annotated[ImageType, Field(description="Image format")] = ImageType.png,
         tilesize: Annotated[int | None, Query(gt=0, description="Tile size in pixels")] = None,
         src_path: Any = Depends(factory.path_dependency),
-        reader_params: Any = Depends(factory.reader_dependency),
-        dataset_params: Any = Depends(factory.dataset_dependency),
-        colormap: Any = Depends(factory.colormap_dependency),
-        render_params: Any = Depends(factory.render_dependency),
+        reader_params: Any = reader_dependency,
+        dataset_params: Any = view_dependency,
+        colormap: Any = colormap_dependency,
+        render_params: Any = render_dependency,
         env: Any = Depends(factory.environment_dependency),
     ) -> Response:
         """A map tile of the prediction."""
@@ -341,22 +389,63 @@ async def answer_tile(
     colormap = wanted.colormap or reader.colormap
     etag = etag_of(layer, str(reader.tms.id), style, colormap, wanted)
     headers = {"ETag": etag, "Cache-Control": IMMUTABLE if reader.pinned else SHORT, **layer_headers(layer)}
-    if etag in (part.strip() for part in request.headers.get("if-none-match", "").split(",")):
+    if client_has(request, etag):
         return Response(status_code=304, headers=headers)
     check_format(wanted.format.value, len(band_names(layer, style)))
+    engine = service.engine
+    if (kept := engine.pictures.get(etag)) is not None:
+        headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
+        return Response(kept.content, media_type=kept.media_type, headers=headers)
     tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
-    picture, kind = await predict_tile(
-        layer, reader.tms, (wanted.z, wanted.x, wanted.y), tilesize, style, service.engine, service.limits
+    answer = await predict_tile(
+        layer,
+        reader.tms,
+        (wanted.z, wanted.x, wanted.y),
+        tilesize,
+        style,
+        engine,
+        service.limits,
+        origin_of(request, wanted.z),
     )
-    content, media_type = await service.engine.finish(
+    begun = time.monotonic()
+    content, media_type = await engine.finish(
         render,
-        image_of(layer, picture),
+        image_of(layer, answer.picture),
         colormap=colormap,
         output_format=wanted.format,
         **wanted.render,
     )
-    headers["X-Inference"] = kind
+    encode = time.monotonic() - begun
+    engine.pictures.put(etag, Encoded(content, media_type, answer.kind))
+    engine.observe("warp", answer.warp)
+    engine.observe("encode", encode)
+    headers |= {
+        "X-Inference": answer.kind,
+        "X-Cache": answer.source,
+        "Server-Timing": server_timing(answer, encode),
+    }
     return Response(content, media_type=media_type, headers=headers)
+
+
+def origin_of(request: Request, level: int) -> Origin:
+    """Who asks, as far as a request tells: address (the first that a proxy names) and program."""
+    host = request.client.host if request.client else ""
+    forwarded = request.headers.get("x-forwarded-for", "").partition(",")[0].strip()
+    return Origin(f"{forwarded or host} {request.headers.get('user-agent', '')}", level)
+
+
+def server_timing(answer: TileAnswer, encode: float) -> str:
+    """The stages of a tile in milliseconds, as the Server-Timing header wants them (W3C)."""
+    stages = [("warp", answer.warp), ("encode", encode)]
+    if answer.stages is not None:
+        stages = [*zip(("queue", "read", "forward"), answer.stages, strict=True), *stages]
+    return ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in stages)
+
+
+def client_has(request: Request, etag: str) -> bool:
+    """Whether `If-None-Match` names the ETag; compared weakly, as proxies that compress make it weak (RFC 9110)."""
+    named = (part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(","))
+    return any(part in (etag, "*") for part in named)
 
 
 def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest) -> str:
@@ -378,6 +467,10 @@ def layer_headers(layer: Layer) -> dict[str, str]:
     return headers
 
 
+def _no_renders(_: Any) -> dict[str, dict[str, Any]]:
+    return {}
+
+
 def sub_factory(
     parent: TilerFactory, service: Service, mixin: type[InferenceFactory] = InferenceFactory, **changes: Any
 ) -> TilerFactory:
@@ -391,6 +484,8 @@ def sub_factory(
     """
     kind = type(f"Inference{type(parent).__name__}", (mixin, type(parent)), {"service": service})
     kept = {item.name: getattr(parent, item.name) for item in attrs.fields(type(parent)) if item.init}
+    # Newer hosts describe ways to render the imagery; none of them is one of predictions.
+    kept |= {name: _no_renders for name in ("get_renders",) if name in kept}
     factory: TilerFactory = kind(
         **{
             **kept,
@@ -402,7 +497,6 @@ def sub_factory(
             "colormap_dependency": checked_colormap(parent.colormap_dependency),
             "render_dependency": RenderParams,
             "render_func": render,
-            "get_renders": lambda _: {},
             # The parent puts these on our routes too, once they are its own.
             "route_dependencies": [],
             "extensions": [],

@@ -1,68 +1,122 @@
-"""One future per key, however many ask for it, and how many still wait for it."""
+"""What is being worked on, and who waits for it: each key once, however many ask."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-@dataclass(slots=True, eq=False)
-class _Flying(Generic[Value]):
-    future: Future[Value] = field(default_factory=Future)
-    waiters: int = 0
+class Ticket(Generic[Key, Value]):
+    """One request's place in the queue for all of its keys. Done once, with every value or with the first error.
 
-
-class Flight(Generic[Key, Value]):
-    """What is being worked on. Not thread-safe: the engine's lock guards it.
-
-    Whoever asks for a key joins it, and must leave it again: when answered, or when giving up. A caller that leaves
-    never takes the others' answer away, and a key that everybody has left is reported, so that its work can stop.
+    Cheaper than a future per key and waiter: a map tile has some eighty keys, each settled for everybody at once.
     """
 
     def __init__(self) -> None:
-        self._flying: dict[Key, _Flying[Value]] = {}
+        self.values: dict[Key, Value] = {}
+        self.error: BaseException | None = None
+        self.missing: set[Key] = set()
+        self._done = threading.Event()
+        self._callback: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is missing any more, or an error came."""
+        return self._done.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        """Block until done; False when that took longer than `timeout` seconds."""
+        return self._done.wait(timeout)
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call back once, from whatever thread ends the wait (or at once)."""
+        with self._lock:
+            if not self._done.is_set():
+                self._callback = callback
+                return
+        callback()
+
+    def finish(self) -> None:
+        """Wake whoever waits. Called without the flight's lock, so that a callback may do what it likes."""
+        with self._lock:
+            if self._done.is_set():
+                return
+            self._done.set()
+        if self._callback is not None:
+            self._callback()
+
+
+class Flight(Generic[Key, Value]):
+    """Keys in flight and the tickets that wait for them. Not thread-safe: the engine's lock guards it.
+
+    A ticket that leaves never takes the others' answer away; a key that all have left is reported, so that its work can
+    stop.
+    """
+
+    def __init__(self) -> None:
+        self._tickets: dict[Key, list[Ticket[Key, Value]]] = {}
 
     def __len__(self) -> int:
-        return len(self._flying)
+        return len(self._tickets)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._flying
+        return key in self._tickets
 
-    def join(self, key: Key) -> tuple[Future[Value], bool]:
-        """The key's future, and whether it is new: then the caller has to see to it that the work is done."""
-        new = key not in self._flying
-        flying = self._flying.setdefault(key, _Flying())
-        flying.waiters += 1
-        return flying.future, new
+    def join(self, key: Key, ticket: Ticket[Key, Value]) -> None:
+        """Wait for a key; if it was not in flight, the caller has to see to it that the work is done."""
+        ticket.missing.add(key)
+        self._tickets.setdefault(key, []).append(ticket)
 
-    def leave(self, keys: Iterable[Key]) -> list[Key]:
-        """Stop waiting for keys; returns those that nobody waits for any more."""
+    def leave(self, ticket: Ticket[Key, Value]) -> list[Key]:
+        """Stop waiting for whatever a ticket still misses; returns the keys that nobody waits for any more."""
         left = []
-        for key in keys:
-            flying = self._flying.get(key)
-            if flying is not None:
-                flying.waiters -= 1
-                if flying.waiters == 0:
+        for key in ticket.missing:
+            waiting = self._tickets.get(key)
+            if waiting is not None and ticket in waiting:
+                waiting.remove(ticket)
+                if not waiting:
                     left.append(key)
+        ticket.missing.clear()
         return left
 
     def wanted(self, key: Key) -> bool:
         """Whether anybody waits for the key."""
-        flying = self._flying.get(key)
-        return flying is not None and flying.waiters > 0
+        return bool(self._tickets.get(key))
 
-    def take(self, key: Key) -> Future[Value] | None:
-        """End a key's flight; the caller settles the future outside of the lock. None if it has ended already."""
-        flying = self._flying.pop(key, None)
-        return None if flying is None else flying.future
+    def forget(self, key: Key) -> None:
+        """End the flight of a key that nobody waits for."""
+        self._tickets.pop(key, None)
 
-    def take_all(self) -> list[Future[Value]]:
-        """End every flight."""
-        futures = [flying.future for flying in self._flying.values()]
-        self._flying.clear()
-        return futures
+    def settle(self, values: Iterable[tuple[Key, Value]]) -> list[Ticket[Key, Value]]:
+        """Give everybody who waits the values; returns the tickets to finish."""
+        ready = []
+        for key, value in values:
+            for ticket in self._tickets.pop(key, ()):
+                ticket.missing.discard(key)
+                ticket.values[key] = value
+                if not ticket.missing:
+                    ready.append(ticket)
+        return ready
+
+    def fail(self, keys: Iterable[Key], error: BaseException) -> list[Ticket[Key, Value]]:
+        """Give everybody who waits for one of the keys the error; returns the tickets to finish.
+
+        A ticket with an error still misses its other keys, until its owner leaves.
+        """
+        ready = []
+        for key in keys:
+            for ticket in self._tickets.pop(key, ()):
+                ticket.missing.discard(key)
+                if ticket.error is None:
+                    ticket.error = error
+                    ready.append(ticket)
+        return ready
+
+    def fail_all(self, error: BaseException) -> list[Ticket[Key, Value]]:
+        """End every flight with an error; returns the tickets to finish."""
+        return self.fail(list(self._tickets), error)

@@ -15,6 +15,7 @@ from tiler.grid import Grid
 from tiler.pixels import Source
 from tiler.scene import Band, Scene
 from tiler.values import Cell, Rect
+from tiler.windows import Shape
 
 # Raise this when a change of ours moves a pixel: it is part of every revision, so no old tile survives it.
 MATHS_VERSION = 1
@@ -22,8 +23,11 @@ MATHS_VERSION = 1
 # Without permission a scene may be at most this much coarser or finer than the model's own resolution.
 MAX_GSD_FACTOR = 4.0
 
+# Largest window put through a model, halo included; more costs memory and does not make a device faster.
+MAX_WINDOW_PIXELS = 1024 * 1024
+
 # Cells of an exact model: small enough that little is inferred beyond what is seen.
-PREFERRED_CELL = 128
+PREFERRED_CELL = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Layer:
         source: how the scene's pixels reach the model.
         window_shape: (height, width) in pixels that every window must have, or None when any multiple of the
             alignment will do (exact models).
+        max_window_pixels: largest window of an exact model, halo included.
         revision: 12 hex digits; changes whenever any pixel of the answer may.
     """
 
@@ -53,6 +58,7 @@ class Layer:
     source: Source
     window_shape: tuple[int, int] | None
     revision: str
+    max_window_pixels: int = MAX_WINDOW_PIXELS
 
     @property
     def model(self) -> Model:
@@ -63,6 +69,12 @@ class Layer:
     def grid(self) -> Grid:
         """The model's pixels over the scene."""
         return self.source.grid
+
+    @cached_property
+    def shape(self) -> Shape:
+        """How large windows may get; those of a model that is not exact hold one cell each."""
+        grid = self.grid
+        return Shape(grid.cell, grid.halo, self.max_window_pixels, single=self.window_shape is not None)
 
     @cached_property
     def nodata(self) -> int:
@@ -99,7 +111,12 @@ class Layer:
 
 
 def fit(
-    scene: Scene, loaded: LoadedModel, *, indexes: Sequence[int] | None = None, max_gsd_factor: float = MAX_GSD_FACTOR
+    scene: Scene,
+    loaded: LoadedModel,
+    *,
+    indexes: Sequence[int] | None = None,
+    max_gsd_factor: float = MAX_GSD_FACTOR,
+    max_window_pixels: int = MAX_WINDOW_PIXELS,
 ) -> Layer:
     """Put a model over a scene.
 
@@ -107,6 +124,7 @@ def fit(
         scene, loaded: what to fit.
         indexes: bands of the scene (from 1) in the model's order; None finds them by name or position.
         max_gsd_factor: how much coarser or finer than the model's resolution the scene may be.
+        max_window_pixels: largest window put through an exact model, halo included.
 
     Raises:
         MisfitError: they do not belong together; the message has every reason with its remedy.
@@ -135,6 +153,7 @@ def fit(
         source=source,
         window_shape=window_shape,
         revision=_revision(loaded, source, window_shape),
+        max_window_pixels=max_window_pixels,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 from morecantile import TileMatrixSet
@@ -9,11 +10,12 @@ from rasterio.crs import CRS
 
 from tiler import zoom
 from tiler.assemble import Picture, assemble, blank
-from tiler.engine import Engine
+from tiler.engine import ANYBODY, Engine, Stages
 from tiler.errors import TooLargeError
 from tiler.grid import Footprint, cell_of_point, cells_covering, footprint
 from tiler.layer import Layer
 from tiler.values import Cell, Scores, Style, View
+from tiler.waiting import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,25 @@ def picture(plan: Plan, scores: dict[Cell, Scores]) -> Picture:
     return assemble(plan.layer, plan.view, plan.where, scores, plan.style)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TileAnswer:
+    """One tile.
+
+    Attributes:
+        picture: what it shows.
+        kind: `predicted`, `outside` (of the scene), or `zoom-in` (below the layer's minzoom).
+        source: `hit`, `shared` or `miss`, see `engine.Answer`.
+        stages: of its slowest window, None if none was inferred for it.
+        warp: seconds that putting it together took.
+    """
+
+    picture: Picture
+    kind: str
+    source: str = "hit"
+    stages: Stages | None = None
+    warp: float = 0.0
+
+
 async def predict_tile(
     layer: Layer,
     tms: TileMatrixSet,
@@ -85,29 +106,29 @@ async def predict_tile(
     style: Style,
     engine: Engine,
     limits: Limits,
-) -> tuple[Picture, str]:
-    """The picture of one tile (z, x, y), and what it is.
-
-    It is `predicted`, `outside` (of the scene), or `zoom-in` (below the layer's minzoom).
-    """
+    origin: Origin = ANYBODY,
+) -> TileAnswer:
+    """The picture of one tile (z, x, y)."""
     z, x, y = tile
     view = zoom.view_of_tile(tms, x, y, z, tilesize)
     if max(view.height, view.width) > limits.max_side:
         raise too_long(view, limits.max_side)
     if z < zoom.minzoom(layer.grid, tms, limits.max_tile_pixels):
-        return blank(layer, view, style), "zoom-in"
+        return TileAnswer(blank(layer, view, style), "zoom-in")
     todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side)
     if not todo.cells:
-        return blank(layer, view, style), "outside"
-    scores = await engine.scores_async(layer, todo.cells, probabilities=style.needs_probabilities)
-    return await engine.finish(picture, todo, scores), "predicted"
+        return TileAnswer(blank(layer, view, style), "outside")
+    answer = await engine.scores_async(layer, todo.cells, probabilities=style.needs_probabilities, origin=origin)
+    begun = time.monotonic()
+    shown = await engine.finish(picture, todo, answer.scores)
+    return TileAnswer(shown, "predicted", answer.source, answer.stages, time.monotonic() - begun)
 
 
 def predict_view(layer: Layer, view: View, style: Style, engine: Engine, limits: Limits) -> Picture:
     """The picture of any view, waiting in the calling thread."""
     todo = plan(layer, view, style, limits.max_request_pixels, limits.max_side)
-    scores = engine.scores(layer, todo.cells, probabilities=style.needs_probabilities)
-    return picture(todo, scores)
+    answer = engine.scores(layer, todo.cells, probabilities=style.needs_probabilities)
+    return picture(todo, answer.scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +154,7 @@ def predict_point(layer: Layer, x: float, y: float, crs: CRS, style: Style, engi
     if found is None:
         return None
     cell, row, col = found
-    scores = engine.scores(layer, [cell], probabilities=style.needs_probabilities)
+    scores = engine.scores(layer, [cell], probabilities=style.needs_probabilities).scores
     grid = layer.grid
     left, top = grid.transform * (cell.col * grid.cell + col, cell.row * grid.cell + row)
     pixel = View((left, top - grid.res_y, left + grid.res_x, top), grid.crs, 1, 1)

@@ -14,7 +14,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 # First path segments, and last names below a scene, that the application uses itself.
 RESERVED = frozenset(
     "imagery static api docs openapi.json redoc healthz cog tiles tilejson.json legend.json point statistics info "
-    "info.geojson preview bbox feature wmts map models".split()
+    "info.geojson preview bbox feature wmts map models metrics".split()
 )
 
 
@@ -60,8 +60,10 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; default: all cores")
     read_threads: int = Field(2, ge=1, description="Windows read at the same time")
     finish_threads: int = Field(2, ge=1, description="Tiles painted and encoded at the same time")
+    picture_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of encoded tiles kept")
+    read_ahead: int = Field(2, ge=0, description="Windows formed beyond the one on the device")
     cache_bytes: int = Field(512 * 2**20, ge=0, description="Bytes of predictions kept")
-    max_pending_cells: int = Field(4096, ge=1, description="Cells in flight beyond which requests get 503")
+    max_pending_cells: int = Field(16384, ge=1, description="Cells in flight beyond which requests get 503")
     max_window_pixels: int = Field(1024 * 1024, ge=4096, description="Largest window put through a model, with halo")
     max_tile_pixels: int = Field(2048 * 2048, ge=4096, description="Model pixels under one tile; decides minzoom")
     max_request_pixels: int = Field(4096 * 4096, ge=4096, description="Model pixels under a bbox, feature or preview")

@@ -30,10 +30,14 @@ class LayerLike(Protocol):
     """What the queue has to know of a layer."""
 
     @property
-    def revision(self) -> str: ...
+    def revision(self) -> str:
+        """Tells layers apart."""
+        ...
 
     @property
-    def shape(self) -> Shape: ...
+    def shape(self) -> Shape:
+        """How large its windows may get."""
+        ...
 
 
 Layer = TypeVar("Layer", bound=LayerLike)
@@ -87,9 +91,7 @@ class Waiting(Generic[Layer]):
     def __len__(self) -> int:
         return sum(len(cells) for cells in self._cells.values())
 
-    def add(
-        self, layer: Layer, probabilities: bool, cells: Iterable[Cell], origin: Origin, now: float
-    ) -> None:
+    def add(self, layer: Layer, probabilities: bool, cells: Iterable[Cell], origin: Origin, now: float) -> None:
         """Queue cells that are new in flight."""
         stack = Stack(layer.revision, probabilities)
         wanted = dict.fromkeys(cells)
@@ -107,13 +109,12 @@ class Waiting(Generic[Layer]):
         for cell in wanted:
             waiting[cell] = self._numbers
 
-    def drop(self, revision: str, probabilities: bool, cells: Iterable[Cell]) -> None:
-        """Forget cells that nobody waits for any more; those already taken are not here."""
+    def drop(self, revision: str, probabilities: bool, cell: Cell) -> bool:
+        """Forget a cell that nobody waits for any more. False when it does not wait here: then a reader has it."""
         stack = Stack(revision, probabilities)
-        waiting = self._cells.get(stack, {})
-        for cell in cells:
-            waiting.pop(cell, None)
+        here = self._cells.get(stack, {}).pop(cell, None) is not None
         self._tidy(stack)
+        return here
 
     def next(self, *, idle: bool = False) -> Job[Layer] | None:
         """Take the next block: its cells leave the queue. None when nothing waits.
@@ -131,7 +132,7 @@ class Waiting(Generic[Layer]):
                 # The client's turn is over: the next goes to whoever has waited longest for one.
                 clients.move_to_end(name)
                 waiting, layer = self._cells[ask.stack], self._layers[ask.stack]
-                block = form(waiting, ask.cells, layer.shape, grow=not idle)
+                block = form(waiting, ask.cells, layer.shape, first=idle)
                 for cell in block.cells():
                     waiting.pop(cell, None)
                 self._tidy(ask.stack)

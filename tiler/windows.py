@@ -7,12 +7,16 @@ what is wanted now: neighbouring cells that wait are merged into one rectangle a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tiler.values import Cell
 
-# A rectangle grows by a row or column when nearly all of its cells wait; the rest would be inferred for nobody.
-MIN_WAITING_SHARE = 0.99
+# A rectangle grows by a row or column when at least this share of its cells waits. What does not wait is inferred for
+# nobody, but a cell left out pays a halo of its own: below about this share that is the cheaper loss.
+MIN_WAITING_SHARE = 0.6
+
+# The first window of an idle engine has at most this many pixels: a first tile soon is worth more than a halo saved.
+FIRST_PIXELS = 512 * 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +76,22 @@ class Shape:
         return not self.single and (rows * self.cell + side) * (cols * self.cell + side) <= self.max_pixels
 
 
-def form(waiting: Collection[Cell], seed: Iterable[Cell], shape: Shape, *, grow: bool = True) -> Block:
+def form(waiting: Collection[Cell], seed: Iterable[Cell], shape: Shape, *, first: bool = False) -> Block:
     """The next block to infer.
 
     Args:
         waiting: cells of one layer that somebody waits for and nobody works on; any container with fast `in`.
         seed: those among them that are most urgent (one tile's), at least one.
         shape: limits.
-        grow: whether to take in waiting neighbours beyond the seed. The first window of an idle engine does not: a
-            first tile soon is worth more than one halo saved.
+        first: whether an idle engine waits for it; then it stays small.
 
     Returns:
         A block that holds at least one cell of the seed, and hardly a cell that does not wait.
     """
     wanted = sorted(cell for cell in seed if cell in waiting)
     block = _largest_inside(wanted, shape)
-    if not grow:
-        return block
+    if first:
+        shape = replace(shape, max_pixels=min(shape.max_pixels, FIRST_PIXELS))
     while (larger := _best_growth(block, waiting, shape)) is not None:
         block = larger
     return block

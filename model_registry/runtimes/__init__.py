@@ -1,6 +1,6 @@
 """How a model runs: one file per runtime, each imported only when a model needs it.
 
-A `Runner` is called from one thread at a time. Both runtimes release Python's global lock while they compute.
+A `Runner` is called from one thread at a time. All runtimes release Python's global lock while they compute.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from model_registry.artifacts import read_artifact
 from model_registry.errors import UnsupportedModel
-from model_registry.manifest import Model
+from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.postprocess import Float32, Prediction
 
 Unscale = tuple[npt.ArrayLike, npt.ArrayLike]
 
-__all__ = ["Demands", "Prediction", "Runner", "Unscale", "load_runner", "to_float32"]
+__all__ = ["Demands", "Prediction", "Runner", "Unscale", "load_runner", "native_runtime", "to_float32"]
 
 
 class Demands(NamedTuple):
@@ -32,8 +32,8 @@ class Runner(Protocol):
     """A loaded network."""
 
     @property
-    def runtime(self) -> str:
-        """Name of the runtime: "onnxruntime" or "torch"."""
+    def runtime(self) -> RuntimeName:
+        """Name of the runtime."""
         ...
 
     @property
@@ -42,8 +42,8 @@ class Runner(Protocol):
         ...
 
     @property
-    def precision(self) -> str:
-        """Arithmetic of the network: "fp32"."""
+    def precision(self) -> Precision:
+        """Arithmetic inside the network; scaling, scores and classes are always float32's."""
         ...
 
     @property
@@ -57,7 +57,11 @@ class Runner(Protocol):
         """Predict `pixels` [B, C, H, W], in the raster's own dtype.
 
         unscale: (scale, offset) of the scene, one number per band each; physical = dn * scale + offset, applied before
-        the model's scaling. All arithmetic is float32.
+        the model's scaling, in float32.
+
+        Raises:
+            ContractError: the network cannot take this shape, or its answer is not finite.
+            MemoryError: the device or the host has no room for it; a smaller window or batch may do.
         """
         ...
 
@@ -70,30 +74,58 @@ class Runner(Protocol):
         ...
 
 
-def load_runner(model: Model, device: str = "cpu", threads: int | None = None) -> Runner:
+def native_runtime(model: Model) -> RuntimeName:
+    """Return the runtime that a model's format was made for; in fp32 it is the reference for all others.
+
+    Raises:
+        UnsupportedModel: not exactly one artifact.
+    """
+    if len(model.artifacts) != 1:
+        raise UnsupportedModel(f"the model has {len(model.artifacts)} artifacts", "Keep one of them in the manifest")
+    return "onnxruntime" if model.artifacts[0].format == "onnx" else "torch"
+
+
+def load_runner(
+    model: Model,
+    device: str = "cpu",
+    threads: int | None = None,
+    runtime: RuntimeName | None = None,
+    precision: Precision = "fp32",
+) -> Runner:
     """Verify the model's artifact and load it.
 
     Args:
         model: what `open_model` returned.
         device: "cpu", "cuda" or "cuda:<index>".
         threads: threads inside the runtime; None takes the cores that this process may use.
+        runtime: None takes the one that the artifact's format was made for.
+        precision: as `Runner.precision`.
 
     Raises:
         ArtifactError: the file was altered or cannot be loaded.
         ContractError: its inputs or weights are not those of the manifest.
-        UnsupportedModel: a package or a device is missing.
+        UnsupportedModel: a package or a device is missing, or the runtime cannot run this model so.
     """
-    if len(model.artifacts) != 1:
-        raise UnsupportedModel(f"the model has {len(model.artifacts)} artifacts", "Keep one of them in the manifest")
-    artifact = model.artifacts[0]
-    data = read_artifact(model.folder, artifact)
-    if artifact.format == "onnx":
-        from model_registry.runtimes.onnx import OnnxRunner
+    native = native_runtime(model)
+    runtime = runtime or native
+    if runtime not in (native, "openvino"):
+        raise UnsupportedModel(
+            f"{runtime} does not run {model.artifacts[0].format} files", f"Use runtime: {native}, openvino or auto"
+        )
+    data = read_artifact(model.folder, model.artifacts[0])
+    if runtime == "openvino":
+        from model_registry.runtimes.openvino import OpenVinoRunner
 
-        return OnnxRunner(model, data, device, threads)
-    from model_registry.runtimes.torch import TorchRunner
+        return OpenVinoRunner(model, data, device, threads, precision)
+    if runtime == "torch":
+        from model_registry.runtimes.torch import TorchRunner
 
-    return TorchRunner(model, data, device, threads)
+        return TorchRunner(model, data, device, threads, precision)
+    if precision != "fp32":
+        raise UnsupportedModel(f"ONNX Runtime runs fp32 only, not {precision}", "Use runtime: openvino, or fp32")
+    from model_registry.runtimes.onnx import OnnxRunner
+
+    return OnnxRunner(model, data, device, threads)
 
 
 def to_float32(pixels: npt.NDArray[np.generic], unscale: Unscale | None) -> Float32:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from model_registry import scaling
-from model_registry.errors import ArtifactError, ContractError, UnsupportedModel
-from model_registry.manifest import Model
+from model_registry.errors import ArtifactError, UnsupportedModel
+from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.onnx_file import Dim, summarise
 from model_registry.postprocess import Float32, Prediction, predict
-from model_registry.runtimes import Demands, Unscale, to_float32
+from model_registry.runtimes import Unscale, to_float32
+from model_registry.runtimes._shapes import (
+    as_scores,
+    check_dims,
+    demands_of,
+    failure,
+    in_batches,
+    refuse_external_data,
+    short,
+)
 from model_registry.runtimes._threads import default_threads
 
 if TYPE_CHECKING:
@@ -34,17 +42,12 @@ _INTEGERS: dict[str, type[np.generic]] = {
 class OnnxRunner:
     """A `Runner` on ONNX Runtime's CPU or CUDA provider; loads from verified bytes, never from a path."""
 
-    runtime = "onnxruntime"
-    precision = "fp32"
+    runtime: RuntimeName = "onnxruntime"
+    precision: Precision = "fp32"
 
     def __init__(self, model: Model, data: bytes, device: str = "cpu", threads: int | None = None) -> None:
         """Load `data`, the content of the model's .onnx file; for the errors see `load_runner`."""
-        summary = summarise(data)
-        if summary.external_data:
-            raise UnsupportedModel(
-                "the ONNX file keeps weights in other files (external data)",
-                "Save it as one file, e.g. onnx.save(model, path, save_as_external_data=False)",
-            )
+        refuse_external_data(summarise(data))
         self.device = device
         self._model = model
         self._session = _open_session(data, device, threads or default_threads())
@@ -56,7 +59,7 @@ class OnnxRunner:
                 "Export it with the class map as its only output",
             )
         self._output = outputs[0].name
-        self.demands = _demands(dims)
+        self.demands = demands_of(dims)
 
     def __call__(
         self, pixels: npt.NDArray[np.generic], unscale: Unscale | None = None, probabilities: bool = False
@@ -67,33 +70,14 @@ class OnnxRunner:
 
     def logits(self, x: Float32) -> Float32:
         """See `Runner`."""
-        x = np.ascontiguousarray(x, dtype=self._dtype)
-        batch = self.demands.batch
-        if batch is None or batch == len(x):
-            return self._run(x)
-        # A graph with a fixed batch size: the last part is filled up with copies of its last window.
-        parts = []
-        for start in range(0, len(x), batch):
-            part = x[start : start + batch]
-            filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-            parts.append(self._run(filled)[: len(part)])
-        return np.concatenate(parts)
+        return in_batches(self._run, np.ascontiguousarray(x, dtype=self._dtype), self.demands.batch)
 
     def _run(self, x: npt.NDArray[np.generic]) -> Float32:
         try:
             scores = np.asarray(self._session.run([self._output], {self._input: x})[0])
         except Exception as error:  # the exceptions of ONNX Runtime have no common base class
-            raise ContractError(
-                f"the network fails on an input of shape {list(x.shape)} ({_short(error)})",
-                "Check the window's size multiple and the number of bands",
-            ) from None
-        if scores.ndim == 3:
-            scores = scores[:, None]
-        if scores.ndim != 4:
-            raise ContractError(
-                f"the network answers an array of shape {list(scores.shape)}", "It must be [batch, class, row, column]"
-            )
-        return scores.astype(np.float32, copy=False)
+            raise failure(x.shape, error) from None
+        return as_scores(scores)
 
     def close(self) -> None:
         """See `Runner`."""
@@ -118,7 +102,7 @@ def _open_session(data: bytes, device: str, threads: int) -> onnxruntime.Inferen
         return onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as error:  # the exceptions of ONNX Runtime have no common base class
         raise ArtifactError(
-            f"ONNX Runtime cannot load the file ({_short(error)})", "Check it with onnx.checker, or export it again"
+            f"ONNX Runtime cannot load the file ({short(error)})", "Check it with onnx.checker, or export it again"
         ) from None
 
 
@@ -146,37 +130,10 @@ def _check_input(
             "Export it with one image as its only input",
         )
     name, kind, dims = inputs[0].name, inputs[0].type, tuple(inputs[0].shape)
-    bands = len(model.bands)
-    if len(dims) != 4 or (isinstance(dims[1], int) and dims[1] != bands):
-        hint = "; it looks like [batch, row, column, band]" if len(dims) == 4 and dims[3] == bands else ""
-        raise ContractError(
-            f"the network's input is {list(dims)}, the manifest has {bands} bands{hint}",
-            "The input must be [batch, band, row, column] with that many bands",
-        )
+    check_dims(dims, len(model.bands))
     dtype = _FLOATS.get(kind) or (None if model.scaling else _INTEGERS.get(kind))
     if dtype is None:
         raise UnsupportedModel(
             f"the network's input {name!r} is {kind}", "Export it with a float32 input, or drop the scaling"
         )
     return name, dtype, dims
-
-
-def _demands(dims: tuple[Dim | None, ...]) -> Demands:
-    """Read what the input's dims tell: numbers are fixed, "16*h" (torch.export) is a multiple of 16."""
-    batch, _, height, width = dims
-    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    multiples = [int(m[1] or m[2]) for d in (height, width) if (m := _MULTIPLE.fullmatch(str(d)))]
-    return Demands(
-        fixed=fixed,
-        multiple=int(np.lcm.reduce(multiples)) if multiples and fixed is None else None,
-        batch=batch if isinstance(batch, int) else None,
-    )
-
-
-_MULTIPLE = re.compile(r"(?:(\d+)\s*\*\s*[A-Za-z_]\w*|[A-Za-z_]\w*\s*\*\s*(\d+))")
-
-
-def _short(error: Exception) -> str:
-    """The first line of a runtime's message, without anything that looks like a path."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"(?:[A-Za-z]:)?(?:[\\/][\w.+-]+){2,}", "<path>", lines[0])[:200]

@@ -34,7 +34,6 @@ TILE = MERCATOR.tile(0.02, 0.02, ZOOM)
 LEFT, _, _, TOP = MERCATOR.xy_bounds(TILE)
 ALIGNED = Affine(RES, 0, LEFT, 0, -RES, TOP)
 PATH = f"tiles/WebMercatorQuad/{ZOOM}/{TILE.x}/{TILE.y}"
-GSD = round(RES, 4)
 CLASSES = [
     {"value": 0, "name": "low", "color_hint": "10A020"},
     {"value": 1, "name": "middle", "color_hint": "2030F0"},
@@ -85,17 +84,15 @@ def by_alpha(path: Path) -> Path:
 
 
 def by_declared_nan(path: Path) -> Path:
-    return write_scene(
-        path, np.where(hole(), np.nan, gray()).astype(np.float32)[None], transform=ALIGNED, nodata=np.nan
-    )
+    return write_scene(path, np.where(hole(), np.float32(np.nan), gray())[None], transform=ALIGNED, nodata=np.nan)
 
 
 def by_undeclared_nan(path: Path) -> Path:
-    return write_scene(path, np.where(hole(), np.nan, gray()).astype(np.float32)[None], transform=ALIGNED)
+    return write_scene(path, np.where(hole(), np.float32(np.nan), gray())[None], transform=ALIGNED)
 
 
 def by_float_value(path: Path) -> Path:
-    return write_scene(path, np.where(hole(), -9999, gray()).astype(np.float32)[None], transform=ALIGNED, nodata=-9999)
+    return write_scene(path, np.where(hole(), np.float32(-9999), gray())[None], transform=ALIGNED, nodata=-9999)
 
 
 def by_query(path: Path) -> Path:
@@ -128,16 +125,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     random = {"classes": ["a", "b", "c", "d"], "bands": ["gray"], "dtypes": ["uint8", "float32"]}
     chain = conv_chain(layers=3, bands=1, classes=4)
     return {
-        "classes": classifier(folder / "classes", VALUES, gsd=GSD, **kind),
-        "coarse": classifier(folder / "coarse", VALUES, gsd=2 * GSD, **kind),
-        "fine": classifier(folder / "fine", VALUES, gsd=GSD / 2, **kind),
-        "fill0": write_model(folder / "fill0", chain, gsd=GSD, **random),
-        "fill90": write_model(folder / "fill90", chain, gsd=GSD, nodata={"fill": 90}, **random),
+        "classes": classifier(folder / "classes", VALUES, gsd=RES, **kind),
+        "coarse": classifier(folder / "coarse", VALUES, gsd=2 * RES, **kind),
+        "fine": classifier(folder / "fine", VALUES, gsd=RES / 2, **kind),
+        "fill0": write_model(folder / "fill0", chain, gsd=RES, **random),
+        "fill90": write_model(folder / "fill90", chain, gsd=RES, nodata={"fill": 90}, **random),
         "fill_mean": write_model(
-            folder / "fill_mean", chain, gsd=GSD, nodata={"fill": "mean"}, scaling=None,
+            folder / "fill_mean", chain, gsd=RES, nodata={"fill": "mean"}, scaling=None,
             preprocess=[{"type": "z-score", "mean": 120, "stddev": 80}], **random,
         ),
-        "coarse_fill90": write_model(folder / "coarse_fill90", chain, gsd=2 * GSD, nodata={"fill": 90}, **random),
+        "coarse_fill90": write_model(folder / "coarse_fill90", chain, gsd=2 * RES, nodata={"fill": 90}, **random),
     }  # fmt: skip
 
 
@@ -352,7 +349,7 @@ def colour_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             folder / f"{mask}{grid}", network, classes=["a", "b", "c", "d"], gsd=gsd, dtypes=["uint8", "float32"],
             nodata={"fill": 90, "mask": mask},
         )
-        for mask in ("any", "all") for grid, gsd in (("", GSD), ("_coarse", 2 * GSD))
+        for mask in ("any", "all") for grid, gsd in (("", RES), ("_coarse", 2 * RES))
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -344,7 +345,8 @@ def test_more_pixels_than_one_request_may_have_are_refused(scenes: dict[str, Pat
 
 
 BOXES = [
-    "0,0,0,0", "1,1,0,0", "0,1,1,1", "nan,0,1,1", "0,0,nan,1", "0,0,inf,1", "-inf,-inf,inf,inf", "-1e300,-1e300,1e300,1e300",
+    "0,0,0,0", "1,1,0,0", "0,1,1,1", "nan,0,1,1", "0,0,nan,1", "0,0,inf,1", "-inf,-inf,inf,inf",
+    "-1e300,-1e300,1e300,1e300",
 ]  # fmt: skip
 
 
@@ -409,7 +411,9 @@ BROKEN_FEATURES = {
     "endless": ring([[0, 0], [1e300, 0], [1e300, 1e300], [0, 0]]),
     "without extent": ring([[0, 0], [0, 0], [0, 0], [0, 0]]),
     "a point": ring(0.01, 0.04, kind="Point"),
-    "an empty collection": {"type": "Feature", "properties": {}, "geometry": {"type": "GeometryCollection", "geometries": []}},
+    "an empty collection": {
+        "type": "Feature", "properties": {}, "geometry": {"type": "GeometryCollection", "geometries": []},
+    },
 }  # fmt: skip
 
 
@@ -456,20 +460,25 @@ def test_a_network_of_other_bands_is_refused_when_it_is_loaded(folder: Path) -> 
 
 
 ODD = st.one_of(
-    st.sampled_from(["", "0", "-1", "nan", "inf", "1e400", "null", "[]", "{}", "true", "\x00", "a,b", "💥", "%00", "/../"]),
+    st.sampled_from(["", "0", "-1", "nan", "inf", "1e400", "null", "[]", "{}", "true", "\x00", "a,b", "💥", "%00",
+                     "/../"]),
     st.integers(-(2**70), 2**70).map(str),
     st.floats().map(str),
     st.text(max_size=12),
 )  # fmt: skip
 # Sizes that are asked for in earnest are kept small: this is about nonsense, not about load.
-SMALL = st.one_of(ODD.filter(lambda text: not re.fullmatch(r"\s*\+?\d{3,4}(\.0+)?\s*", text)), st.integers(0, 64).map(str))
+SMALL = st.one_of(
+    ODD.filter(lambda text: not re.fullmatch(r"\s*\+?\d{3,4}(\.0+)?\s*", text)), st.integers(0, 64).map(str)
+)
 COLORMAP = st.one_of(
     ODD,
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(max_size=4),
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["0", "1", "-1", "999", "a"]), inner),
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["0", "1", "-1", "999", "a"]), inner)
+        ),
         max_leaves=6,
-    ).map(lambda value: __import__("json").dumps(value)),
+    ).map(json.dumps),
 )  # fmt: skip
 QUERY = st.fixed_dictionaries(
     {},
@@ -482,9 +491,14 @@ QUERY = st.fixed_dictionaries(
     },
 )  # fmt: skip
 NUMBER = st.one_of(
-    st.floats().map(str), st.floats(-0.1, 0.1).map(str), st.integers(-400, 400).map(str), st.sampled_from(["a", "1e-300"])
+    st.floats().map(str),
+    st.floats(-0.1, 0.1).map(str),
+    st.integers(-400, 400).map(str),
+    st.sampled_from(["a", "1e-300"]),
 )
-PART = st.one_of(st.integers(-2, 30).map(str), st.integers(-(2**65), 2**65).map(str), st.sampled_from(["a", "1.5", "1e3"]))
+PART = st.one_of(
+    st.integers(-2, 30).map(str), st.integers(-(2**65), 2**65).map(str), st.sampled_from(["a", "1.5", "1e3"])
+)
 END = st.sampled_from(["png", "webp", "tif", "npy", "jpg", "gif", "pngraw"])
 PATH = st.one_of(
     st.tuples(PART, PART, PART, END).map(lambda p: "tile:{}/{}/{}.{}".format(*p)),

@@ -1,0 +1,80 @@
+"""What the engine does, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tiler.cache import ByteCache
+from tiler.engine import Engine
+
+STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+def registry_of(engine: Engine) -> CollectorRegistry:
+    """A registry of one engine's metrics: counters and gauges read when asked for, and a histogram of its stages."""
+    registry = CollectorRegistry()
+    registry.register(EngineCollector(engine))
+    stages = Histogram(
+        "tiler_stage_seconds",
+        "Seconds per stage: queue, read and forward of windows, warp and encode of tiles",
+        ["stage"],
+        buckets=STAGE_BUCKETS,
+        registry=registry,
+    )
+    engine.listeners.append(lambda stage, seconds: stages.labels(stage).observe(seconds))
+    return registry
+
+
+class EngineCollector(Collector):
+    """Reads an engine's own numbers whenever Prometheus asks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics but the histogram."""
+        engine, counters = self._engine, self._engine.counters
+        yield GaugeMetricFamily("tiler_queued_cells", "Cells that wait to be formed into windows", engine.queued)
+        yield GaugeMetricFamily("tiler_pending_cells", "Cells in flight", engine.pending)
+        yield CounterMetricFamily(
+            "tiler_refused_requests", "Requests refused because the queue was full", counters.refused
+        )
+        cells = CounterMetricFamily("tiler_cells", "Cells by what became of them", labels=["result"])
+        for result in ("hits", "shared", "inferred", "dropped"):
+            cells.add_metric([result], getattr(counters, result))
+        yield cells
+        yield from self._caches()
+        yield from self._devices()
+
+    def _caches(self) -> Iterator[Metric]:
+        kept: dict[str, ByteCache[Any]] = {"scores": self._engine.cache, "pictures": self._engine.pictures}
+        size = GaugeMetricFamily("tiler_cache_bytes", "Bytes kept", labels=["cache"])
+        limit = GaugeMetricFamily("tiler_cache_max_bytes", "Bytes kept at most", labels=["cache"])
+        asked = CounterMetricFamily("tiler_cache_lookups", "Look-ups", labels=["cache", "result"])
+        for name, cache in kept.items():
+            size.add_metric([name], cache.nbytes)
+            limit.add_metric([name], cache.max_bytes)
+            asked.add_metric([name, "hit"], cache.hits)
+            asked.add_metric([name, "miss"], cache.misses)
+        yield from (size, limit, asked)
+
+    def _devices(self) -> Iterator[Metric]:
+        windows = CounterMetricFamily("tiler_windows", "Windows put through models", labels=["device"])
+        pixels = CounterMetricFamily("tiler_pixels", "Pixels put through models, halo included", labels=["device"])
+        busy = CounterMetricFamily("tiler_device_busy_seconds", "Seconds spent in models", labels=["device"])
+        ready = GaugeMetricFamily("tiler_ready_windows", "Windows read and waiting for the device", labels=["device"])
+        age = GaugeMetricFamily("tiler_device_heartbeat_age_seconds", "Since the last sign of life", labels=["device"])
+        alive = GaugeMetricFamily("tiler_device_alive", "1 while the device takes windows", labels=["device"])
+        for name, device in list(self._engine.devices.items()):
+            windows.add_metric([name], device.forwards)
+            pixels.add_metric([name], device.pixels)
+            busy.add_metric([name], device.busy)
+            ready.add_metric([name], device.backlog)
+            age.add_metric([name], device.heartbeat_age)
+            alive.add_metric([name], device.alive)
+        yield from (windows, pixels, busy, ready, age, alive)
