@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model_registry.choice import Choice, choose
     from model_registry.errors import ArtifactError, ContractError, ManifestError, ModelError, UnsupportedModel
     from model_registry.live import LoadedModel, load
     from model_registry.manifest import (
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         ModelClass,
         Nodata,
         Op,
+        PrecisionSpec,
         Resolution,
         WindowSpec,
         open_model,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from model_registry.runtimes import Prediction, Runner, load_runner
 
 _HOMES = {
+    "choice": ("Choice", "choose"),
     "errors": ("ArtifactError", "ContractError", "ManifestError", "ModelError", "UnsupportedModel"),
     "live": ("LoadedModel", "load"),
     "manifest": (
@@ -32,6 +35,7 @@ _HOMES = {
         "ModelClass",
         "Nodata",
         "Op",
+        "PrecisionSpec",
         "Resolution",
         "WindowSpec",
         "open_model",
@@ -44,6 +48,7 @@ _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact",
     "ArtifactError",
+    "Choice",
     "ContractError",
     "LoadedModel",
     "ManifestError",
@@ -52,12 +57,14 @@ __all__ = [
     "ModelError",
     "Nodata",
     "Op",
+    "PrecisionSpec",
     "Prediction",
     "Probe",
     "Resolution",
     "Runner",
     "UnsupportedModel",
     "WindowSpec",
+    "choose",
     "load",
     "load_runner",
     "open_model",

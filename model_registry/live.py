@@ -1,7 +1,8 @@
-"""From a path to a network that may be served: verified, loaded, held to its manifest, and measured."""
+"""From a path to a network that may be served: verified, loaded, held to its manifest, measured, run at its best."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from model_registry import probe as probing
+from model_registry.candidates import Candidate, Policy, RuntimeWish
+from model_registry.choice import Choice, choose
 from model_registry.errors import ContractError
 from model_registry.manifest import Exactness, Model, WindowSpec, open_model
 from model_registry.noise import Noise
 from model_registry.probe import Probe
-from model_registry.runtimes import Demands, Runner, load_runner
+from model_registry.runtimes import Demands, Runner, Unscale, load_runner
+from model_registry.trials import Raw
 
 # One forward pass on each, until one is accepted: multiples of 64, of 7 and 32, of 3 and 128.
 _TRIAL_EDGES = (128, 224, 384)
@@ -29,33 +33,77 @@ class LoadedModel:
     model: Model
     runner: Runner
     probe: Probe
+    choice: Choice
+
+    def warm(self, shapes: Iterable[tuple[int, int]], batch: int = 1) -> None:
+        """Run a window of noise of each (height, width) in px once; a runtime prepares for a shape when it first comes.
+
+        Call it on the thread that will serve: some of that is kept per thread. Sizes must be multiples of
+        `model.window.multiple`.
+
+        Raises:
+            ContractError: a size that the network does not accept.
+            MemoryError: a size for which there is no room.
+        """
+        noise = Noise(self.model, seed=3)
+        for height, width in shapes:
+            self.runner(noise.raw((batch, noise.channels, height, width)))
 
     def close(self) -> None:
         """Free the network."""
         self.runner.close()
 
 
-def load(path_or_model: str | Path | Model, device: str = "cpu", threads: int | None = None) -> LoadedModel:
-    """Verify, load, check against the manifest, and measure what the manifest leaves to "auto".
+def load(
+    path_or_model: str | Path | Model,
+    device: str = "cpu",
+    threads: int | None = None,
+    *,
+    policy: Policy | None = None,
+    runtime: RuntimeWish = "auto",
+    samples: Sequence[Raw] = (),
+    unscale: Unscale | None = None,
+    allowed_moved: float | None = None,
+) -> LoadedModel:
+    """Verify, load, check against the manifest, measure what it leaves to "auto", and choose how to run it.
+
+    Everything is measured with the reference, the runtime that the model's format was made for, in fp32; then the
+    fastest right runtime takes its place (`choice`). What was measured is kept, so a second load measures nothing.
 
     Args:
         path_or_model: what `open_model` takes, or what it returned.
         device: "cpu", "cuda" or "cuda:<index>".
         threads: threads inside the runtime; None takes the cores that this process may use.
+        policy: "fp32", "bf16", "fp16" or "auto"; None takes the manifest's, which is fp32 unless it says auto.
+        runtime: "auto" or the name of one.
+        samples: raw windows [C, H, W] of the scene, on which a low precision is judged; see `choice.choose`.
+        unscale: (scale, offset) of the samples, as in `Runner`.
+        allowed_moved: share (0..1) of pixels that "auto" may move; None takes the manifest's.
 
     Raises:
         ModelError: any of its subclasses; nothing stays loaded then.
     """
     model = path_or_model if isinstance(path_or_model, Model) else open_model(path_or_model)
-    runner = load_runner(model, device, threads)
+    reference = load_runner(model, device, threads)
     try:
-        model = _with_demands(model, runner.demands)
-        check_contract(model, runner)
-        measured = probing.measure_or_recall(model, runner)
-        return LoadedModel(_resolve(model, measured), runner, measured)
+        model = _with_demands(model, reference.demands)
+        check_contract(model, reference)
+        measured = probing.measure_or_recall(model, reference)
+        model = _resolve(model, measured)
+        choice = choose(
+            model, policy, runtime, samples, allowed_moved,
+            device=device, threads=threads, unscale=unscale, reference=reference,
+        )  # fmt: skip
+        if choice.seams:
+            model = replace(model, exactness="bounded")
+        if choice.candidate == Candidate(reference.runtime, reference.precision):
+            return LoadedModel(model, reference, measured, choice)
+        runner = load_runner(model, device, threads, *choice.candidate)
     except BaseException:
-        runner.close()
+        reference.close()
         raise
+    reference.close()
+    return LoadedModel(model, runner, measured, choice)
 
 
 def _with_demands(model: Model, demands: Demands) -> Model:

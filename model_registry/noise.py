@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from model_registry import scaling
 from model_registry.manifest import Model
@@ -18,6 +19,7 @@ class Noise:
     def __init__(self, model: Model, seed: int) -> None:
         """Find the range of raw values that the model is written for."""
         self.channels = len(model.bands)
+        self._dtype = np.dtype(model.input_dtypes[0] if model.input_values == "dn" else np.float32)
         self._ops = model.scaling
         self._random = np.random.default_rng(seed)
         low, high = _RANGES.get(model.input_dtypes[0], (0, 1)) if model.input_values == "dn" else (0, 1)
@@ -28,10 +30,22 @@ class Noise:
 
     def scaled(self, shape: tuple[int, ...], darkest: float = 0.0, brightest: float = 1.0) -> Float32:
         """Return float32[B, C, H, W] of that `shape`, already scaled; the two shares narrow the raw range."""
+        return scaling.apply(self._ops, self._values(shape, darkest, brightest))
+
+    def raw(self, shape: tuple[int, ...], dtype: npt.DTypeLike | None = None) -> npt.NDArray[np.generic]:
+        """Return raw pixels [B, C, H, W] as a raster would hold them, in the model's own dtype unless one is given."""
+        wanted = self._dtype if dtype is None else np.dtype(dtype)
+        values = self._values(shape, 0.0, 1.0)
+        if wanted.kind == "f":
+            return values.astype(wanted)
+        limits = np.iinfo(wanted)
+        return np.clip(np.rint(values), limits.min, limits.max).astype(wanted)
+
+    def _values(self, shape: tuple[int, ...], darkest: float, brightest: float) -> Float32:
         batch, channels, height, width = shape
         white = self._random.random(shape, dtype=np.float32)
         rough = (batch, channels, -(-height // 8), -(-width // 8))
         coarse = self._random.random(rough, dtype=np.float32).repeat(8, axis=2).repeat(8, axis=3)
         share = darkest + (brightest - darkest) * (white + coarse[:, :, :height, :width]) / 2
         low, high = (v[None, :, None, None] for v in (self._low, self._high))
-        return scaling.apply(self._ops, (low + (high - low) * share).astype(np.float32))
+        return (low + (high - low) * share).astype(np.float32)

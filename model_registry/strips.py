@@ -70,7 +70,11 @@ class Strip:
         return self._difference(before, after) <= _TOLERANCE
 
     def moat_holds(self, period: int, halo: int) -> bool:
-        """Whether the core's answer ignores all that lies beyond `halo`."""
+        """Whether the core's answer ignores all that lies beyond `halo`: other noise, and NaN where it is handed on."""
+        return self.noise_holds(period, halo) and (not self.hands_nan_on(period) or self.nan_holds(period, halo))
+
+    def noise_holds(self, period: int, halo: int) -> bool:
+        """Whether other noise beyond `halo` leaves every bit of the core's answer as it is."""
         start, stop = self.core(period)
         wanted = self.cut(self.answer, start, stop)
         for other in self._other_noise():
@@ -78,7 +82,7 @@ class Strip:
             # The same shapes are added up in the same order: not one bit may differ.
             if not np.array_equal(wanted, got):
                 return False
-        return not self.hands_nan_on(period) or self.nan_holds(period, halo)
+        return True
 
     def nan_holds(self, period: int, halo: int) -> bool:
         """Whether NaN beyond `halo` leaves the core finite.

@@ -54,10 +54,12 @@ from tiler.extension import (
 )
 from tiler.imagery import Imagery
 from tiler.metrics import registry_of
+from tiler.middleware import CancelOnDisconnect
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.scene import SceneRef, open_scene
 from tiler.settings import Settings
+from tiler.shared_cache import SharedCache
 from tiler.vendor import static_dir
 
 logger = logging.getLogger(__name__)
@@ -109,6 +111,10 @@ class State:
             self.imagery[name] = Imagery(scene, chosen.display_bands, chosen.rescale)
         return self.imagery[name]
 
+    def reload(self) -> list[str]:
+        """Let models whose files have changed take over, warmed; returns their names."""
+        return self.service.catalog.reload(self.service.engine.warm)
+
     def open(self, scene: str, model: str) -> PredictingReader:
         """A predicting reader of a named pair. `model` may be name@revision."""
         return open_reader(self.reader_class, self.scene(scene), {}, tms=WEB_MERCATOR, model=model)
@@ -129,6 +135,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finish_threads=settings.finish_threads,
         max_pending_cells=settings.max_pending_cells,
         timeout=settings.timeout,
+        shared=SharedCache(settings.shared_cache_url) if settings.shared_cache_url else None,
     )
     catalog = Catalog(
         {name: FilePath(path) for name, path in settings.models.items()},
@@ -156,6 +163,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_headers=["*"],
         expose_headers=EXPOSED,
     )
+    app.add_middleware(CancelOnDisconnect)
     app.state.inference = state
 
     @app.exception_handler(InferenceError)
@@ -175,7 +183,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.allowed_urls:
         _add_urls(app, state)
     if settings.default_pair:
-        engine.warm(state.open(*settings.default_pair).layer)
+        engine.warm(state.open(*settings.default_pair).layer.loaded)
         _add_pairs(app, state, settings.default_pair)
     return app
 

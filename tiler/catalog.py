@@ -9,10 +9,14 @@ from typing import Any
 
 from cachetools import TTLCache
 
-from model_registry import LoadedModel, ModelError, load
+from model_registry import LoadedModel, ModelError, load, open_model
 from tiler.errors import MisfitError, UnknownNameError
 from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS, Layer, fit
 from tiler.scene import Scene
+
+# How many layers of replaced models stay, and for how long (seconds).
+RETIRED_LAYERS = 16
+RETIRED_SECONDS = 600.0
 
 
 class Catalog:
@@ -48,6 +52,8 @@ class Catalog:
         self._device, self._threads = device, threads
         self._max_gsd_factor, self._max_window_pixels = max_gsd_factor, max_window_pixels
         self._layers: TTLCache[Any, Layer] = TTLCache(max_layers, ttl)
+        # Maps that are open go on asking for the revision that they know.
+        self._retired: TTLCache[Any, Layer] = TTLCache(RETIRED_LAYERS, RETIRED_SECONDS)
         self._lock = threading.Lock()
         self._loading = threading.Lock()
 
@@ -76,7 +82,13 @@ class Catalog:
             return self._loaded[name]
 
     def layer(
-        self, key: Any, model: str, open_it: Callable[[], Scene], *, indexes: Sequence[int] | None = None
+        self,
+        key: Any,
+        model: str,
+        open_it: Callable[[], Scene],
+        *,
+        indexes: Sequence[int] | None = None,
+        revision: str = "",
     ) -> Layer:
         """The layer of a model over a scene; opened unless it was lately.
 
@@ -85,23 +97,80 @@ class Catalog:
             model: name of the model.
             open_it: opens the scene.
             indexes: bands of the scene, in the model's order.
+            revision: the one that is asked for; the present one if empty.
+
+        Raises:
+            UnknownNameError: no such model, or a revision that is not served any more.
+            SceneError, MisfitError: the scene cannot be opened, or the model does not fit it.
         """
         full_key = (key, model, tuple(indexes) if indexes else None)
+        present = self._present(full_key, model, open_it, indexes)
+        if revision in ("", present.revision):
+            return present
         with self._lock:
-            kept = self._layers.get(full_key)
-        if kept is not None:
-            return kept
-        loaded = self.model(model)
-        layer = fit(
-            open_it(),
-            loaded,
-            indexes=indexes,
-            max_gsd_factor=self._max_gsd_factor,
-            max_window_pixels=self._max_window_pixels,
-        )
-        with self._lock:
-            self._layers[full_key] = layer
-        return layer
+            retired = self._retired.get((full_key, revision))
+        if retired is None:
+            raise UnknownNameError(
+                f"revision {revision!r} of {model!r} is not served any more", f"The present one is {present.revision}"
+            )
+        return retired
+
+    def _present(self, key: Any, model: str, open_it: Callable[[], Scene], indexes: Sequence[int] | None) -> Layer:
+        while True:
+            with self._lock:
+                kept = self._layers.get(key)
+            if kept is not None:
+                return kept
+            loaded = self.model(model)
+            layer = fit(
+                open_it(),
+                loaded,
+                indexes=indexes,
+                max_gsd_factor=self._max_gsd_factor,
+                max_window_pixels=self._max_window_pixels,
+            )
+            with self._lock:
+                # A model that was replaced meanwhile must not come back for as long as its layer would be kept.
+                if self._loaded.get(model) is loaded:
+                    self._layers[key] = layer
+                    return layer
+
+    def reload(self, warm: Callable[[LoadedModel], None] | None = None) -> list[str]:
+        """Look at the files of all loaded models again, and let those that changed take over.
+
+        A new model is loaded, checked and warmed beside the old one, which goes on answering; requests that have begun
+        finish with the model they began with. When it fails, the old one stays.
+
+        Args:
+            warm: called with each new model before it takes over.
+
+        Returns:
+            Names of the models that changed.
+
+        Raises:
+            MisfitError: a changed model cannot be loaded; those before it have taken over.
+        """
+        changed = []
+        for name, loaded in list(self._loaded.items()):
+            source = self._sources[name]
+            if isinstance(source, LoadedModel):
+                continue
+            try:
+                if open_model(source).digest == loaded.model.digest:
+                    continue
+                fresh = load(source, self._device, self._threads)
+            except ModelError as error:
+                raise MisfitError(f"model {name!r}: {error.reason}", error.remedy) from error
+            if warm is not None:
+                warm(fresh)
+            with self._loading, self._lock:
+                # The old one is freed when the last layer that uses it is gone.
+                self._loaded[name] = fresh
+                for key in [key for key in self._layers if key[1] == name]:
+                    layer = self._layers.pop(key)
+                    self._retired[(key, layer.revision)] = layer
+            changed.append(name)
+        return changed
 
     def close(self) -> None:
         """Free all models."""

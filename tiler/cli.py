@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -164,7 +166,16 @@ def _run(settings: Settings, host: str, port: int) -> None:
     from tiler.app import create_app
 
     application = create_app(settings)
-    config = uvicorn.Config(application, host=host, port=port, log_level="warning", proxy_headers=True)
+    config = uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        log_level="warning",
+        proxy_headers=True,
+        # After SIGTERM: what has begun is answered, but no longer than a request may take.
+        timeout_graceful_shutdown=int(settings.timeout) + 5,
+    )
+    _reload_on_hangup(application.state.inference.reload)
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -180,6 +191,21 @@ def _run(settings: Settings, host: str, port: int) -> None:
             console.print(f"WMTS:     {address}/{scene}/{model}/1.0.0/WMTSCapabilities.xml", highlight=False)
         console.print("Ctrl-C stops it.")
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _reload_on_hangup(reload: Callable[[], list[str]]) -> None:
+    """SIGHUP looks at the models' files again; what changed takes over while the old one goes on answering."""
+
+    def work() -> None:
+        try:
+            changed = reload()
+        except Exception as error:  # the old models stay, and the server too
+            errors.print(f"[red]Reload:[/red] {error}", highlight=False)
+        else:
+            console.print(f"Reloaded: {', '.join(changed) or 'nothing has changed'}", highlight=False)
+
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=work, name="reload", daemon=True).start())
 
 
 def _print_report(found: dict[str, Any]) -> None:

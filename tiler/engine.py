@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
 
+import numpy as np
+
+from model_registry import LoadedModel
 from tiler.cache import pictures_cache, scores_cache
 from tiler.device import Device, Work
 from tiler.errors import BusyError, DeviceError
 from tiler.flight import Flight, Ticket
 from tiler.layer import Layer
 from tiler.pixels import read_window
+from tiler.shared_cache import SharedCache
 from tiler.values import Cell, Scores
 from tiler.waiting import Job, Origin, Waiting
 
@@ -36,6 +42,9 @@ ANYBODY = Origin()
 # A window is formed this many reads, and a thread's wake-up, before the device comes free.
 READ_LEAD = 1.5
 WAKE_UP = 0.003
+
+# Pixels along each side of the window that warms a model up.
+WARM_UP = 256
 
 
 class Key(NamedTuple):
@@ -111,6 +120,7 @@ class Engine:
         read_ahead: int = 2,
         max_pending_cells: int = 16384,
         timeout: float = 40.0,
+        shared: SharedCache | None = None,
     ) -> None:
         """Make an engine.
 
@@ -123,10 +133,12 @@ class Engine:
                 fewer let more requests be merged into one window.
             max_pending_cells: cells in flight beyond which requests are refused with BusyError.
             timeout: seconds after which a request is given up (QGIS gives up after 60).
+            shared: cells that other replicas have inferred, too.
         """
         self.cache = scores_cache(cache_bytes)
         self.pictures = pictures_cache(picture_bytes)
         self.devices: dict[str, Device] = {}
+        self.shared = shared
         self.counters = Counters()
         self.listeners: list[Callable[[str, float], None]] = []
         self._max_pending_cells, self._timeout, self._read_ahead = max_pending_cells, timeout, read_ahead
@@ -192,22 +204,23 @@ class Engine:
         """Run blocking access other than windows (reading a header, loading a model) in threads of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._openers, partial(work, *args, **kwargs))
 
-    def warm(self, layer: Layer) -> None:
-        """Put one window of zeros through a layer's model, in its device's thread, and wait for it."""
-        grid = layer.grid
-        side = max(grid.align, 256 // grid.align * grid.align)
-        height, width = layer.window_shape or (side, side)
+    def warm(self, loaded: LoadedModel) -> None:
+        """Put one window of zeros through a model, in its device's thread, and wait for it."""
+        window = loaded.model.window
+        align = math.lcm(window.multiple or 1, window.period or 1)
+        side = max(align, WARM_UP // align * align)
+        height, width = window.fixed or (side, side)
+        zeros = np.zeros((1, len(loaded.model.bands), height, width), loaded.model.input_dtypes[0])
         done: Future[None] = Future()
-        zeros = layer.source.zeros(height, width)
 
         def run() -> None:
             try:
-                layer.loaded.runner(zeros[None])
+                loaded.runner(zeros)
                 done.set_result(None)
             except Exception as error:  # the caller hears of it
                 done.set_exception(error)
 
-        self._device_of(layer).put(run)
+        self._device(loaded.runner.device).put(run)
         done.result()
 
     def close(self) -> None:
@@ -225,6 +238,8 @@ class Engine:
             device.close()
         for pool in (self._openers, self._finishers):
             pool.shutdown(wait=True, cancel_futures=True)
+        if self.shared is not None:
+            self.shared.close()
 
     @property
     def pending(self) -> int:
@@ -343,15 +358,32 @@ class Engine:
         _, window = job.layer.window_of(job.block.first, job.block.last)
         work = Work(job.layer, job.block, job.probabilities, window, formed=time.monotonic())
         try:
-            if not self._wanted(work):
+            if not self._wanted(work) or self._shared_has(work):
                 return
             begun = time.monotonic()
             work.pixels, work.valid = read_window(job.layer.source, window)
             work.read = time.monotonic() - begun
             self._read_seconds += 0.2 * (work.read - self._read_seconds)
-            self._device_of(job.layer).put(work)
+            self._device(job.layer.loaded.runner.device).put(work)
         except BaseException as error:  # whoever waits must hear of it, whatever it is
             self._fail(work, error)
+
+    def _shared_has(self, work: Work) -> bool:
+        """Settle a window from the cache of all replicas, if that has all of it."""
+        if self.shared is None:
+            return False
+        keys = _keys(work)
+        found = self.shared.get(keys)
+        if len(found) < len(keys):
+            return False
+        for key, scores in found.items():
+            self.cache.put(key, scores)
+        with self._changed:
+            tickets = self._flight.settle((key, Settled(scores, None)) for key, scores in found.items())
+            self._one_less(work)
+        for ticket in tickets:
+            ticket.finish()
+        return True
 
     def _wanted(self, work: Work) -> bool:
         """Whether anybody still waits for a cell of the window; if not, it is forgotten."""
@@ -379,6 +411,9 @@ class Engine:
             self._one_less(work)
         for ticket in tickets:
             ticket.finish()
+        if self.shared is not None:
+            with suppress(RuntimeError):  # closing: then nobody needs it
+                self._openers.submit(self.shared.put, [(key, scores) for key, (scores, _) in settled])
 
     def _fail(self, work: Work, error: BaseException) -> None:
         """Give everybody who waits for a cell of the window its error."""
@@ -394,8 +429,7 @@ class Engine:
         self._formed_pixels -= work.window.pixels
         self._changed.notify_all()
 
-    def _device_of(self, layer: Layer) -> Device:
-        name = layer.loaded.runner.device
+    def _device(self, name: str) -> Device:
         with self._changed:
             if name not in self.devices:
                 self.devices[name] = Device(name, self._wanted, self._settle, self._fail)

@@ -49,7 +49,7 @@ from tiler.errors import (
     UnknownNameError,
 )
 from tiler.layer import Layer
-from tiler.middleware import METHODS, run_until_gone
+from tiler.middleware import LISTENS, METHODS, run_until_gone
 from tiler.paint import CLEAR, Color, ColorMap, check_format, encode
 from tiler.predict import Limits, TileAnswer, predict_tile
 from tiler.reader import PredictingReader, Service, image_of, reader_of
@@ -112,7 +112,7 @@ async def until_gone(request: Request, handler: Callable[[Request], Awaitable[Re
     The host may have no cancelling middleware, and may have some that hide the closed connection from a poll; what they
     cannot hide is the connection's own message.
     """
-    if request.method not in METHODS:
+    if request.method not in METHODS or LISTENS in request.scope:
         return await handler(request)
     answered: list[Response] = []
 

@@ -53,6 +53,7 @@ class EngineCollector(Collector):
 
     def _caches(self) -> Iterator[Metric]:
         kept: dict[str, ByteCache[Any]] = {"scores": self._engine.cache, "pictures": self._engine.pictures}
+        shared = self._engine.shared
         size = GaugeMetricFamily("tiler_cache_bytes", "Bytes kept", labels=["cache"])
         limit = GaugeMetricFamily("tiler_cache_max_bytes", "Bytes kept at most", labels=["cache"])
         asked = CounterMetricFamily("tiler_cache_lookups", "Look-ups", labels=["cache", "result"])
@@ -61,6 +62,9 @@ class EngineCollector(Collector):
             limit.add_metric([name], cache.max_bytes)
             asked.add_metric([name, "hit"], cache.hits)
             asked.add_metric([name, "miss"], cache.misses)
+        if shared is not None:
+            for result, count in (("hit", shared.hits), ("miss", shared.misses), ("error", shared.errors)):
+                asked.add_metric(["shared", result], count)
         yield from (size, limit, asked)
 
     def _devices(self) -> Iterator[Metric]:

@@ -15,6 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # GET and HEAD have no body, so nothing is lost when somebody else listens to the connection.
 METHODS = ("GET", "HEAD")
 
+# In a request's scope: somebody listens already.
+LISTENS = "tiler.cancels"
+
 
 class CancelOnDisconnect:
     """Cancels GET and HEAD requests whose client has gone."""
@@ -29,6 +32,7 @@ class CancelOnDisconnect:
             return
         gone = asyncio.Event()
         given = False
+        scope[LISTENS] = True
 
         async def receive_once() -> Message:
             """The empty body, then silence until the client goes: what a handler may hear of the connection."""

@@ -50,12 +50,6 @@ class Source:
     fill: tuple[float, ...]
     mask: str
 
-    def zeros(self, height: int, width: int) -> NDArray[Any]:
-        """[bands, height, width] of zeros in the dtype that windows of this source have."""
-        plain = self.grid.native and self.unscale is None
-        dtype = self.scene.bands[self.indexes[0] - 1].dtype if plain else "float32"
-        return np.zeros((len(self.indexes), height, width), dtype)
-
 
 def read_window(source: Source, window: Rect) -> tuple[NDArray[Any], Mask]:
     """Pixels and mask of one window of the grid, halo included.

@@ -27,7 +27,7 @@ from tiler import zoom
 from tiler.assemble import Picture
 from tiler.catalog import Catalog
 from tiler.engine import Engine
-from tiler.errors import OutsideError, RequestError, SceneError, UnknownNameError
+from tiler.errors import OutsideError, RequestError, SceneError
 from tiler.grid import NO_PLACE
 from tiler.layer import Layer
 from tiler.paint import default_palette
@@ -92,12 +92,8 @@ class PredictingReader(BaseReader):
             self.nodata,
         )
         name, _, revision = self.model.partition("@")
-        self.layer = service.catalog.layer(key, name, lambda: self._open(env), indexes=self.indexes)
+        self.layer = service.catalog.layer(key, name, lambda: self._open(env), indexes=self.indexes, revision=revision)
         self.pinned = bool(revision)
-        if revision and revision != self.layer.revision:
-            raise UnknownNameError(
-                f"revision {revision!r} of {name!r} is not served any more", f"The present one is {self.layer.revision}"
-            )
         self.style = Style(
             output=self.output, classes=self.layer.class_values(self.class_names), threshold=self.threshold
         )

@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     picture_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of encoded tiles kept")
     read_ahead: int = Field(2, ge=0, description="Windows formed beyond the one on the device")
     cache_bytes: int = Field(512 * 2**20, ge=0, description="Bytes of predictions kept")
+    shared_cache_url: str | None = Field(None, description="Redis or Valkey that replicas share, redis://host:6379/0")
     max_pending_cells: int = Field(16384, ge=1, description="Cells in flight beyond which requests get 503")
     max_window_pixels: int = Field(1024 * 1024, ge=4096, description="Largest window put through a model, with halo")
     max_tile_pixels: int = Field(2048 * 2048, ge=4096, description="Model pixels under one tile; decides minzoom")

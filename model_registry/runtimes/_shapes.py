@@ -87,6 +87,9 @@ _NO_MEMORY = re.compile(r"out of memory|(?:can't|cannot|failed to|not) allocate|
 
 
 def short(error: Exception) -> str:
-    """The first line of a runtime's message, without anything that looks like a path."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"(?:[A-Za-z]:)?(?:[\\/][\w.+-]+){2,}", "<path>", lines[0])[:200]
+    """The first line of a runtime's message that says something, without anything that looks like a path."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip() and not _WHERE.match(line)]
+    return re.sub(r"(?:[A-Za-z]:)?(?:[\\/][\w.+-]+){2,}", "<path>", (lines or [type(error).__name__])[0])[:200]
+
+
+_WHERE = re.compile(r"Exception from |Check '|Traceback |\s")  # where OpenVINO and Python were, not what was wrong

@@ -177,6 +177,4 @@ def _from_torch(core: Any, model: Model, data: bytes) -> tuple[Any, Demands]:
 
 
 def _cannot_load(error: Exception) -> ArtifactError:
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("Exception", "Check"))]
-    told = type(error)(lines[-1]) if lines else error
-    return ArtifactError(f"OpenVINO cannot load the network ({short(told)})", "Use runtime: auto")
+    return ArtifactError(f"OpenVINO cannot load the network ({short(error)})", "Use runtime: auto")

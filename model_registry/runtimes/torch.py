@@ -44,7 +44,7 @@ class TorchRunner:
         self._model = model
         self._threads = threads or default_threads()
         # channels_last is what lets oneDNN and cuDNN use their fast convolutions; without it, bf16 gains little.
-        network = build_network(model, data)
+        network: Any = build_network(model, data)
         self._network = network.to(device=device, memory_format=self._torch.channels_last)
         self._steps = [
             (step.kind, *(self._constant(v) for v in (step.a, step.b)))
