@@ -23,15 +23,16 @@ class ByteCache(Generic[Value]):
         self.hits = 0
         self.misses = 0
 
-    def get(self, key: Hashable) -> Value | None:
-        """What is kept under `key`, or None."""
+    def get(self, *keys: Hashable) -> Value | None:
+        """What is kept under the first of the keys that is known, or None. Counts as one look-up."""
         with self._lock:
-            value = self._items.get(key)
-            if value is None:
-                self.misses += 1
-            else:
-                self.hits += 1
-            return value
+            for key in keys:
+                value = self._items.get(key)
+                if value is not None:
+                    self.hits += 1
+                    return value
+            self.misses += 1
+            return None
 
     def put(self, key: Hashable, value: Value) -> None:
         """Keep a value."""
@@ -59,6 +60,9 @@ class ByteCache(Generic[Value]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._items
 
 
 def scores_cache(max_bytes: int) -> ByteCache[Scores]:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,11 +97,9 @@ def demo(
             folder.mkdir(parents=True, exist_ok=True)
             console.print(f"Drawing the demo's landscape ({size} x {size} px), once ...")
             write_scene(scene, DEMO_SEED, size)
-        _run(
-            _settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover")),
-            host,
-            _free_port(host, port),
-        )
+        settings = _settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover"))
+        settings.scenes["demo"].title = "Invented landscape, 0.5 m"
+        _run(settings, host, _free_port(host, port))
 
 
 def _settings(
@@ -162,9 +161,12 @@ def _free_port(host: str, port: int) -> int:
 
 def _run(settings: Settings, host: str, port: int) -> None:
     import uvicorn
+    from rasterio.errors import NotGeoreferencedWarning
 
     from tiler.app import create_app
 
+    # An encoded tile has no place of its own; rasterio would say so for every one.
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     application = create_app(settings)
     config = uvicorn.Config(
         application,

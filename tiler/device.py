@@ -7,12 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model_registry import ModelError
 from tiler.errors import DeviceError, InferenceError
 from tiler.layer import Layer
 from tiler.values import Cell, Classes, Halves, Mask, Rect, Scores
@@ -30,9 +32,11 @@ class Work:
 
     Attributes:
         layer, block, probabilities: what to infer.
+        cells: those of the block that this window answers for; the others are somebody else's, or nobody's.
         window: the block's pixels with halo, on the layer's grid.
         pixels, valid: [bands, rows, cols] and [rows, cols] once read.
         formed, read, started, done: when it was formed, read, put on the device, and answered.
+        over: whether it has been answered, failed or dropped.
     """
 
     layer: Layer
@@ -40,11 +44,21 @@ class Work:
     probabilities: bool
     window: Rect
     formed: float
+    cells: tuple[Cell, ...] = ()
     pixels: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     valid: Mask = field(default_factory=lambda: np.empty(0, bool))
     read: float = 0.0
     started: float = 0.0
     done: float = 0.0
+    over: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """Something else that has to run in the device's thread, such as a warm-up."""
+
+    run: Callable[[], object]
+    done: Future[None]
 
 
 class Device:
@@ -80,7 +94,7 @@ class Device:
         self.rate = 0.0
         self.dead: BaseException | None = None
         self._wanted, self._settle, self._fail = wanted, settle, fail
-        self._queue: deque[Work | Callable[[], object]] = deque()
+        self._queue: deque[Work | Call] = deque()
         self._condition = threading.Condition()
         self._closing = False
         self._working = False
@@ -114,15 +128,32 @@ class Device:
         """Windows that are ready and wait."""
         return len(self._queue)
 
-    def put(self, work: Work | Callable[[], object]) -> None:
-        """Queue a window (or a call that has to run in this thread, such as a warm-up).
+    def check(self) -> None:
+        """Raise a DeviceError when the device is dead or closing."""
+        if self.dead is not None or self._closing:
+            raise DeviceError(f"device {self.name} is not running", "The server has to be restarted") from self.dead
+
+    def put(self, work: Work) -> None:
+        """Queue a window.
 
         Raises:
             DeviceError: the device is dead or closing.
         """
+        self._put(work)
+
+    def call(self, run: Callable[[], object]) -> Future[None]:
+        """Queue something else that has to run in this thread; the future has its error, also when it never ran.
+
+        Raises:
+            DeviceError: the device is dead or closing.
+        """
+        call = Call(run, Future())
+        self._put(call)
+        return call.done
+
+    def _put(self, work: Work | Call) -> None:
         with self._condition:
-            if self.dead is not None or self._closing:
-                raise DeviceError(f"device {self.name} is not running", "The server has to be restarted") from self.dead
+            self.check()
             self._queue.append(work)
             self._condition.notify()
 
@@ -134,21 +165,25 @@ class Device:
         self._thread.join()
 
     def _loop(self) -> None:
+        work: Work | Call | None = None
         try:
             while (work := self._next()) is not None:
                 self._began, self._working = time.monotonic(), True
                 if isinstance(work, Work):
                     self._answer(work)
                 else:
-                    work()
+                    self._run(work)
                 self._working = False
         except BaseException as error:  # the thread must not die without a word
             logger.exception("device %s died", self.name)
             self.dead = error
+            if isinstance(work, Work) and not work.over:
+                self._fail(work, error)
         finally:
+            self._working = False
             self._abandon()
 
-    def _next(self) -> Work | Callable[[], object] | None:
+    def _next(self) -> Work | Call | None:
         with self._condition:
             while not self._queue and not self._closing:
                 self._beat = time.monotonic()
@@ -158,6 +193,18 @@ class Device:
                 return None
             return self._queue.popleft()
 
+    def _run(self, call: Call) -> None:
+        try:
+            call.run()
+        except BaseException as error:  # whoever waits must hear of it, whatever it is
+            if not isinstance(error, Exception) or _is_sticky(error, self.name):
+                self.dead = error
+            call.done.set_exception(error)
+            if self.dead is not None:
+                raise
+        else:
+            call.done.set_result(None)
+
     def _answer(self, work: Work) -> None:
         """Every error reaches exactly the work that caused it; one that no other device call would survive ends all."""
         if not self._wanted(work):
@@ -166,8 +213,11 @@ class Device:
         try:
             cells = self._infer(work)
         except Exception as error:  # whatever it is, whoever waits must hear of it
-            self._fail(work, _in_our_words(error, work))
             if _is_sticky(error, self.name):
+                # Known before anybody hears of the error: who asks again must not be let in.
+                self.dead = error
+            self._fail(work, _in_our_words(error, work))
+            if self.dead is not None:
                 raise
             return
         finally:
@@ -212,11 +262,15 @@ class Device:
 
     def _abandon(self) -> None:
         with self._condition:
-            left = [work for work in self._queue if isinstance(work, Work)]
+            left = list(self._queue)
             self._queue.clear()
             self._closing = True
+        stopped = DeviceError(f"device {self.name} stopped", "Ask again once the server is back")
         for work in left:
-            self._fail(work, DeviceError(f"device {self.name} stopped", "Ask again once the server is back"))
+            if isinstance(work, Work):
+                self._fail(work, stopped)
+            else:
+                work.done.set_exception(stopped)
 
 
 def split(
@@ -267,6 +321,10 @@ def _is_sticky(error: BaseException, device: str) -> bool:
 def _in_our_words(error: Exception, work: Work) -> Exception:
     if isinstance(error, InferenceError):
         return error
+    if isinstance(error, ModelError):
+        told = DeviceError(f"model {work.layer.model.name!r}: {error.reason}", error.remedy)
+        told.__cause__ = error
+        return told
     told = DeviceError(
         f"model {work.layer.model.name!r} failed with {type(error).__name__} on {work.window.height} x "
         f"{work.window.width} px",

@@ -30,6 +30,7 @@ from starlette.responses import JSONResponse, Response
 from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import BaseFactory, FactoryExtension, TilerFactory, img_endpoint_params
 from titiler.core.resources.enums import ImageType
+from titiler.core.telemetry import operation_tracer
 
 from model_registry import LoadedModel
 from tiler.assemble import band_names
@@ -397,24 +398,27 @@ async def answer_tile(
         headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
         return Response(kept.content, media_type=kept.media_type, headers=headers)
     tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
-    answer = await predict_tile(
-        layer,
-        reader.tms,
-        (wanted.z, wanted.x, wanted.y),
-        tilesize,
-        style,
-        engine,
-        service.limits,
-        origin_of(request, wanted.z),
-    )
+    with operation_tracer("inference.predict", {"model": layer.model.name, "revision": layer.revision}) as span:
+        answer = await predict_tile(
+            layer,
+            reader.tms,
+            (wanted.z, wanted.x, wanted.y),
+            tilesize,
+            style,
+            engine,
+            service.limits,
+            origin_of(request, wanted.z),
+        )
+        span.set_attributes({"kind": answer.kind, "cells": answer.source, **seconds_of(answer)})
     begun = time.monotonic()
-    content, media_type = await engine.finish(
-        render,
-        image_of(layer, answer.picture),
-        colormap=colormap,
-        output_format=wanted.format,
-        **wanted.render,
-    )
+    with operation_tracer("inference.encode"):
+        content, media_type = await engine.finish(
+            render,
+            image_of(layer, answer.picture),
+            colormap=colormap,
+            output_format=wanted.format,
+            **wanted.render,
+        )
     encode = time.monotonic() - begun
     engine.pictures.put(etag, Encoded(content, media_type, answer.kind))
     engine.observe("warp", answer.warp)
@@ -422,7 +426,7 @@ async def answer_tile(
     headers |= {
         "X-Inference": answer.kind,
         "X-Cache": answer.source,
-        "Server-Timing": server_timing(answer, encode),
+        "Server-Timing": server_timing({**seconds_of(answer), "encode": encode}),
     }
     return Response(content, media_type=media_type, headers=headers)
 
@@ -434,18 +438,15 @@ def origin_of(request: Request, level: int) -> Origin:
     return Origin(f"{forwarded or host} {request.headers.get('user-agent', '')}", level)
 
 
-def server_timing(answer: TileAnswer, encode: float) -> str:
-    """The stages of a tile in milliseconds, as the Server-Timing header wants them (W3C)."""
-    stages = [("warp", answer.warp), ("encode", encode)]
-    if answer.stages is not None:
-        stages = [*zip(("queue", "read", "forward"), answer.stages, strict=True), *stages]
-    return ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in stages)
+def seconds_of(answer: TileAnswer) -> dict[str, float]:
+    """Seconds of a tile's stages: its slowest window's, if one was inferred for it, and putting it together."""
+    stages = {} if answer.stages is None else answer.stages._asdict()
+    return {**stages, "warp": answer.warp}
 
 
-def client_has(request: Request, etag: str) -> bool:
-    """Whether `If-None-Match` names the ETag; compared weakly, as proxies that compress make it weak (RFC 9110)."""
-    named = (part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(","))
-    return any(part in (etag, "*") for part in named)
+def server_timing(stages: Mapping[str, float]) -> str:
+    """Stages in milliseconds, as the Server-Timing header wants them (W3C)."""
+    return ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in stages.items())
 
 
 def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest) -> str:
@@ -500,6 +501,7 @@ def sub_factory(
             # The parent puts these on our routes too, once they are its own.
             "route_dependencies": [],
             "extensions": [],
+            "enable_telemetry": False,
             **changes,
         }
     )

@@ -72,6 +72,10 @@ class Flight(Generic[Key, Value]):
         ticket.missing.add(key)
         self._tickets.setdefault(key, []).append(ticket)
 
+    def start(self, key: Key) -> None:
+        """Begin a flight that nobody waits for yet; whoever asks for the key now joins it."""
+        self._tickets.setdefault(key, [])
+
     def leave(self, ticket: Ticket[Key, Value]) -> list[Key]:
         """Stop waiting for whatever a ticket still misses; returns the keys that nobody waits for any more."""
         left = []

@@ -61,11 +61,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[Layer]):
-    """A block that a reader takes now."""
+    """A block that a reader takes now. `taken`: its cells that waited; the others only fill the rectangle."""
 
     layer: Layer
     probabilities: bool
     block: Block
+    taken: frozenset[Cell]
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class Waiting(Generic[Layer]):
         return sum(len(cells) for cells in self._cells.values())
 
     def add(self, layer: Layer, probabilities: bool, cells: Iterable[Cell], origin: Origin, now: float) -> None:
-        """Queue cells that are new in flight."""
+        """Queue cells that are new in flight, or wait already: asked for again, they come as early as the new request."""
         stack = Stack(layer.revision, probabilities)
         wanted = dict.fromkeys(cells)
         if not wanted:
@@ -108,6 +109,10 @@ class Waiting(Generic[Layer]):
         waiting = self._cells.setdefault(stack, {})
         for cell in wanted:
             waiting[cell] = self._numbers
+
+    def holds(self, revision: str, probabilities: bool, cell: Cell) -> bool:
+        """Whether a cell waits here."""
+        return cell in self._cells.get(Stack(revision, probabilities), ())
 
     def drop(self, revision: str, probabilities: bool, cell: Cell) -> bool:
         """Forget a cell that nobody waits for any more. False when it does not wait here: then a reader has it."""
@@ -133,10 +138,9 @@ class Waiting(Generic[Layer]):
                 clients.move_to_end(name)
                 waiting, layer = self._cells[ask.stack], self._layers[ask.stack]
                 block = form(waiting, ask.cells, layer.shape, first=idle)
-                for cell in block.cells():
-                    waiting.pop(cell, None)
+                taken = frozenset(cell for cell in block.cells() if waiting.pop(cell, None) is not None)
                 self._tidy(ask.stack)
-                return Job(layer, ask.stack.probabilities, block)
+                return Job(layer, ask.stack.probabilities, block, taken)
         return None
 
     def clear(self) -> None:
@@ -162,3 +166,7 @@ class Waiting(Generic[Layer]):
     def _tidy(self, stack: Stack) -> None:
         if stack in self._cells and not self._cells[stack]:
             del self._cells[stack], self._layers[stack]
+        if not self._cells:
+            # Asks whose cells were all dropped would otherwise be remembered until the next window.
+            for clients in self._clients:
+                clients.clear()
