@@ -12,14 +12,15 @@ from urllib.parse import unquote, urlsplit
 
 import rasterio
 from fastapi import Query
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rio_tiler.io import Reader
 
-from tiler.errors import ForbiddenSource, SceneError, UnknownNameError
+from tiler.errors import ForbiddenSource, InferenceError, SceneError, UnknownNameError
 from tiler.scene import display_name
 
-# A VRT (and some other drivers) can name local files; only these formats may come from a URL.
-URL_DRIVERS = ("GTiff",)
+# A VRT (and some other drivers) can name local files; only this format may come from a URL.
+URL_DRIVER = "GTiff"
 TIMEOUT_S = 10
 
 
@@ -27,9 +28,12 @@ class UrlReader(Reader):
     """rio-tiler's reader for files that strangers may name: GeoTIFF only."""
 
     def __attrs_post_init__(self) -> None:
-        """Open with the allowed drivers only."""
+        """Open with the allowed driver only."""
         if not self.dataset:
-            dataset: DatasetReader = rasterio.open(self.input, driver=list(URL_DRIVERS))
+            try:
+                dataset: DatasetReader = rasterio.open(self.input, driver=URL_DRIVER)
+            except RasterioError:
+                raise SceneError(f"{display_name(str(self.input))!r} is not a GeoTIFF", "Name a GeoTIFF") from None
             self.dataset = self._ctx_stack.enter_context(dataset)
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
 
@@ -40,6 +44,9 @@ def allowed_path(prefixes: Sequence[str], *, allow_private: bool = False) -> Cal
     Args:
         prefixes: `https://host/folder/` and the like.
         allow_private: also allow hosts in loopback, private and link-local networks.
+
+    Raises:
+        InferenceError: a prefix that cannot be meant.
     """
     split = [_checked_prefix(prefix) for prefix in prefixes]
 
@@ -58,8 +65,14 @@ def check_url(url: str, prefixes: Sequence[tuple[str, str, str]], *, allow_priva
         SceneError: allowed, but its server does not answer with a file.
     """
     name = display_name(url)
-    parts = urlsplit(url)
-    path = unquote(parts.path)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ForbiddenSource("the URL cannot be read", "Give the URL of a file below an allowed prefix") from None
+    path = parts.path
+    # Some server on the way may decode what is encoded twice.
+    while (plain := unquote(path)) != path:
+        path = plain
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ForbiddenSource(f"{name!r} is not an http(s) URL", "Give the URL of a file below an allowed prefix")
     if parts.username or parts.password:
@@ -79,7 +92,7 @@ def check_url(url: str, prefixes: Sequence[tuple[str, str, str]], *, allow_priva
 def _checked_prefix(prefix: str) -> tuple[str, str, str]:
     parts = urlsplit(prefix)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"allowed_urls: {prefix!r} is not a prefix such as https://host/folder/")
+        raise InferenceError(f"allowed_urls: {prefix!r} is not a prefix", "Write it as https://host/folder/")
     # Without the closing slash, https://host/open would allow https://host/open-and-secret too.
     return parts.scheme, parts.netloc.lower(), unquote(parts.path).rstrip("/") + "/"
 

@@ -30,6 +30,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.staticfiles import StaticFiles
 from titiler.core.dependencies import DefaultDependency
+from titiler.core.errors import DEFAULT_STATUS_CODES, add_exception_handlers
 from titiler.core.factory import TilerFactory
 
 from tiler import __version__, documents, zoom
@@ -286,6 +287,8 @@ def _add_urls(app: FastAPI, state: State) -> None:
         extensions=[inferenceExtension(catalog=service.catalog, engine=service.engine, limits=service.limits)],
     )
     app.include_router(factory.router, prefix="/cog", tags=["url"])
+    # Of the imagery's own endpoints; without the one for everything, whose answer would tell what went wrong inside.
+    add_exception_handlers(app, {kind: code for kind, code in DEFAULT_STATUS_CODES.items() if kind is not Exception})
 
 
 def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
@@ -298,6 +301,7 @@ def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
         scene: Annotated[str, Path(description="Name of a scene")],
         model: Annotated[str, Path(description="Name of a model, or name@revision")],
     ) -> tuple[str, str]:
+        state.scene(scene)  # before anything else is wrong: two parts of any path look like a pair
         return scene, model
 
     async def default_scene() -> SceneRef:

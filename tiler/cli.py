@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -182,15 +183,21 @@ def _run(settings: Settings, host: str, port: int) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            # From here on a connection waits until the server runs: whoever reads the address may use it at once.
+            listening.listen(config.backlog)
         except OSError as error:
             raise typer.BadParameter(f"{host}:{port} cannot be listened on ({error.strerror}); choose --port") from None
         address = f"http://{host}:{listening.getsockname()[1]}"
-        console.print(f"Map page: [bold]{address}/[/bold]", highlight=False)
+        console.print(f"Map page: [bold]{address}/[/bold]", highlight=False, soft_wrap=True)
         if settings.default_pair:
             scene, model = settings.default_pair
-            console.print(f"Tiles:    {address}/{scene}/{model}/{{z}}/{{x}}/{{y}}.png", highlight=False, markup=False)
-            console.print(f"TileJSON: {address}/{scene}/{model}/tilejson.json", highlight=False)
-            console.print(f"WMTS:     {address}/{scene}/{model}/1.0.0/WMTSCapabilities.xml", highlight=False)
+            for kind, end in (
+                ("Tiles:   ", "{z}/{x}/{y}.png"),
+                ("TileJSON:", "tilejson.json"),
+                ("WMTS:    ", "1.0.0/WMTSCapabilities.xml"),
+            ):
+                # A wrapped address cannot be copied.
+                console.print(f"{kind} {address}/{scene}/{model}/{end}", highlight=False, markup=False, soft_wrap=True)
         console.print("Ctrl-C stops it.")
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -213,14 +220,14 @@ def _reload_on_hangup(reload: Callable[[], list[str]]) -> None:
 def _print_report(found: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in found["facts"].items():
-        table.add_row(key, str(value))
+        table.add_row(key, escape(str(value)))
     console.print(table)
     console.print()
     for finding in found["findings"]:
         mark = "[green]fits[/green]" if finding["fits"] else "[red]does not fit[/red]"
-        console.print(f"{finding['subject']}: {mark}: {finding['detail']}", highlight=False)
+        console.print(f"{finding['subject']}: {mark}: {escape(finding['detail'])}", highlight=False, soft_wrap=True)
         if finding["remedy"]:
-            console.print(f"  {finding['remedy']}.", highlight=False)
+            console.print(f"  {escape(finding['remedy'])}.", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -236,12 +243,13 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (InferenceError, ModelError) as error:
-        errors.print(f"[red]Error:[/red] {error}", highlight=False)
+        errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except ValidationError as error:
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])
-            errors.print(f"[red]Settings:[/red] {where}: {problem['msg']}", highlight=False)
+            text = escape(f"{where}: {problem['msg']}")
+            errors.print(f"[red]Settings:[/red] {text}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 

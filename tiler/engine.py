@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,12 +25,12 @@ import numpy as np
 from model_registry import LoadedModel
 from tiler.cache import pictures_cache, scores_cache
 from tiler.device import Device, Work
-from tiler.errors import BusyError, DeviceError
+from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
 from tiler.layer import Layer
 from tiler.pixels import read_window
 from tiler.shared_cache import SharedCache
-from tiler.values import Cell, Scores
+from tiler.values import Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
 
 Args = ParamSpec("Args")
@@ -45,14 +45,6 @@ WAKE_UP = 0.003
 
 # Pixels along each side of the window that warms a model up.
 WARM_UP = 256
-
-
-class Key(NamedTuple):
-    """What decides a cell's scores. Colours and image formats stay out: a new palette costs no inference."""
-
-    revision: str
-    cell: Cell
-    probabilities: bool
 
 
 class Stages(NamedTuple):
@@ -194,15 +186,32 @@ class Engine:
     def observe(self, stage: str, seconds: float) -> None:
         """Tell the listeners how long a stage took."""
         for listener in self.listeners:
-            listener(stage, seconds)
+            try:
+                listener(stage, seconds)
+            except Exception:  # who only watches must not break what is watched
+                logger.exception("a listener of stage %s failed", stage)
 
     async def finish(self, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
         """Run CPU work (warping, painting, encoding) in the engine's own threads, none of the event loop's."""
-        return await asyncio.get_running_loop().run_in_executor(self._finishers, partial(work, *args, **kwargs))
+        return await self._in_pool(self._finishers, partial(work, *args, **kwargs))
 
     async def open(self, work: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
         """Run blocking access other than windows (reading a header, loading a model) in threads of its own."""
-        return await asyncio.get_running_loop().run_in_executor(self._openers, partial(work, *args, **kwargs))
+        return await self._in_pool(self._openers, partial(work, *args, **kwargs))
+
+    async def _in_pool(self, pool: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+        try:
+            future = pool.submit(work)
+        except RuntimeError:
+            raise _closing_down() from None
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closing and future.cancelled() and not (task and task.cancelling()):
+                # Not the caller was cancelled, but the work: the pool was shut down before it began.
+                raise _closing_down() from None
+            raise
 
     def warm(self, loaded: LoadedModel) -> None:
         """Put one window of zeros through a model, in its device's thread, and wait for it."""
@@ -211,24 +220,14 @@ class Engine:
         side = max(align, WARM_UP // align * align)
         height, width = window.fixed or (side, side)
         zeros = np.zeros((1, len(loaded.model.bands), height, width), loaded.model.input_dtypes[0])
-        done: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                loaded.runner(zeros)
-                done.set_result(None)
-            except Exception as error:  # the caller hears of it
-                done.set_exception(error)
-
-        self._device(loaded.runner.device).put(run)
-        done.result()
+        self._device(loaded.runner.device).call(lambda: loaded.runner(zeros)).result()
 
     def close(self) -> None:
         """Stop. What waits fails with BusyError, what runs is finished."""
         with self._changed:
             self._closing = True
             self._waiting.clear()
-            tickets = self._flight.fail_all(BusyError("the server is shutting down", "Ask again in a moment"))
+            tickets = self._flight.fail_all(_closing_down())
             self._changed.notify_all()
         for ticket in tickets:
             ticket.finish()
@@ -254,27 +253,27 @@ class Engine:
     @property
     def inferred_pixels(self) -> int:
         """Pixels put through models so far, halo included."""
-        return sum(device.pixels for device in self.devices.values())
+        return sum(device.pixels for device in list(self.devices.values()))
 
     @property
     def forwards(self) -> int:
         """Windows put through models so far."""
-        return sum(device.forwards for device in self.devices.values())
+        return sum(device.forwards for device in list(self.devices.values()))
 
     @property
     def healthy(self) -> bool:
-        """Whether all devices live. One that has run a single window for longer than a request may take is stuck."""
-        return all(
-            device.alive and device.heartbeat_age < max(2 * self._timeout, 60) for device in self.devices.values()
+        """Whether readers and devices live. A device that has run one window for longer than a request may is stuck."""
+        return all(reader.is_alive() for reader in self._readers) and all(
+            device.alive and device.heartbeat_age < max(2 * self._timeout, 60) for device in list(self.devices.values())
         )
 
     def _join(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> tuple[Pending, str]:
         """A ticket for all cells, each found, flying, or queued now. A refused request queues nothing."""
         ticket: Pending = Ticket()
-        keys = [Key(layer.revision, cell, probabilities) for cell in cells]
+        keys = [Key(layer.revision, cell, probabilities) for cell in dict.fromkeys(cells)]
         with self._changed:
             if self._closing:
-                raise BusyError("the server is shutting down", "Ask again in a moment")
+                raise _closing_down()
             flying, missing = [], []
             for key in keys:
                 if key in self._flight:
@@ -283,6 +282,9 @@ class Engine:
                     ticket.values[key] = Settled(found, None)
                 else:
                     missing.append(key)
+            if missing and (device := self.devices.get(layer.loaded.runner.device)) is not None:
+                # No use in reading what a dead device will never infer.
+                device.check()
             if missing and len(self._flight) + len(missing) > self._max_pending_cells:
                 self.counters.refused += 1
                 raise BusyError(
@@ -294,8 +296,10 @@ class Engine:
                 self._flight.join(key, ticket)
             self.counters.hits += len(ticket.values)
             self.counters.shared += len(flying)
-            if missing:
-                wanted = [key.cell for key in missing]
+            # What others wait for and no reader has taken is asked for again: a map must not wait for an export's turn.
+            wanted = [key.cell for key in keys if key in self._flight and self._waits(key)] if flying else []
+            wanted += [key.cell for key in missing]
+            if wanted:
                 self._waiting.add(layer, probabilities, wanted, origin, time.monotonic())
                 self._changed.notify_all()
         if not ticket.missing:
@@ -314,28 +318,46 @@ class Engine:
 
     def _find(self, key: Key) -> Scores | None:
         # Scores with probabilities answer a request for classes, too.
-        richer = self.cache.get(key._replace(probabilities=True))
-        return richer if richer is not None or key.probabilities else self.cache.get(key)
+        return self.cache.get(key) if key.probabilities else self.cache.get(key, key._replace(probabilities=True))
+
+    def _waits(self, key: Key) -> bool:
+        return self._waiting.holds(key.revision, key.probabilities, key.cell)
 
     def _read_loop(self) -> None:
-        while (job := self._next_job()) is not None:
-            self._read(job)
+        while (work := self._next_work()) is not None:
+            self._read(work)
 
-    def _next_job(self) -> Job[Layer] | None:
-        """Wait for the next block to read; None when closing."""
+    def _next_work(self) -> Work | None:
+        """Wait for the next window to read; None when closing."""
         with self._changed:
             while not self._closing:
                 delay = self._delay() if len(self._waiting) else None
                 if delay is not None and delay <= 0:
                     job = self._waiting.next(idle=self._formed == 0)
                     if job is not None:
-                        self._formed += 1
-                        _, window = job.layer.window_of(job.block.first, job.block.last)
-                        self._formed_pixels += window.pixels
-                        return job
+                        return self._formed_from(job)
                     delay = None
                 self._changed.wait(delay)
         return None
+
+    def _formed_from(self, job: Job[Layer]) -> Work:
+        """A block's window. The lock is held.
+
+        Cells that only fill the rectangle fly, too, so that who asks for them now shares them; unless they are kept
+        already, or fly with another window: that one answers for them.
+        """
+        layer, block = job.layer, job.block
+        _, window = layer.window_of(block.first, block.last)
+        work = Work(layer, block, job.probabilities, window, formed=time.monotonic())
+        own = []
+        for key in _keys(work, block.cells()):
+            if key.cell in job.taken or not (key in self._flight or key in self.cache):
+                self._flight.start(key)
+                own.append(key.cell)
+        work.cells = tuple(own)
+        self._formed += 1
+        self._formed_pixels += window.pixels
+        return work
 
     def _delay(self) -> float | None:
         """Seconds until the next window should be formed; None: not before one that is formed is done.
@@ -353,26 +375,29 @@ class Engine:
         elapsed = max((device.elapsed for device in self.devices.values()), default=0.0)
         return self._formed_pixels / rate - elapsed - READ_LEAD * self._read_seconds - WAKE_UP
 
-    def _read(self, job: Job[Layer]) -> None:
+    def _read(self, work: Work) -> None:
         """In a reader's thread: read a window and hand it to the device."""
-        _, window = job.layer.window_of(job.block.first, job.block.last)
-        work = Work(job.layer, job.block, job.probabilities, window, formed=time.monotonic())
         try:
             if not self._wanted(work) or self._shared_has(work):
                 return
             begun = time.monotonic()
-            work.pixels, work.valid = read_window(job.layer.source, window)
+            work.pixels, work.valid = read_window(work.layer.source, work.window)
             work.read = time.monotonic() - begun
             self._read_seconds += 0.2 * (work.read - self._read_seconds)
-            self._device(job.layer.loaded.runner.device).put(work)
-        except BaseException as error:  # whoever waits must hear of it, whatever it is
+            self._device(work.layer.loaded.runner.device).put(work)
+        except InferenceError as error:
             self._fail(work, error)
+        except BaseException as error:  # whoever waits must hear of it, whatever it is
+            logger.exception("a window of %s could not be read", work.layer.scene.display_name)
+            told = ReadError(f"{work.layer.scene.display_name!r} could not be read ({type(error).__name__})")
+            told.__cause__ = error
+            self._fail(work, told)
 
     def _shared_has(self, work: Work) -> bool:
         """Settle a window from the cache of all replicas, if that has all of it."""
         if self.shared is None:
             return False
-        keys = _keys(work)
+        keys = _keys(work, work.cells)
         found = self.shared.get(keys)
         if len(found) < len(keys):
             return False
@@ -388,7 +413,7 @@ class Engine:
     def _wanted(self, work: Work) -> bool:
         """Whether anybody still waits for a cell of the window; if not, it is forgotten."""
         with self._changed:
-            keys = _keys(work)
+            keys = _keys(work, work.cells)
             if any(self._flight.wanted(key) for key in keys):
                 return True
             for key in keys:
@@ -402,12 +427,15 @@ class Engine:
         stages = Stages(max(0.0, work.started - work.formed - work.read), work.read, work.done - work.started)
         for stage, seconds in zip(Stages._fields, stages, strict=True):
             self.observe(stage, seconds)
-        settled = [(key, Settled(cells[key.cell], stages)) for key in _keys(work)]
+        settled = [(key, Settled(cells[key.cell], stages)) for key in _keys(work, cells)]
         for key, (scores, _) in settled:
             self.cache.put(key, scores)
         with self._changed:
             self.counters.inferred += len(cells)
+            # Also what another window was to answer, or what was asked for again meanwhile: it is there now.
             tickets = self._flight.settle(settled)
+            for key, _ in settled:
+                self._waiting.drop(key.revision, key.probabilities, key.cell)
             self._one_less(work)
         for ticket in tickets:
             ticket.finish()
@@ -416,15 +444,18 @@ class Engine:
                 self._openers.submit(self.shared.put, [(key, scores) for key, (scores, _) in settled])
 
     def _fail(self, work: Work, error: BaseException) -> None:
-        """Give everybody who waits for a cell of the window its error."""
+        """Give everybody who waits for a cell that the window answers for its error."""
         with self._changed:
-            tickets = self._flight.fail(_keys(work), _told(error))
+            tickets = self._flight.fail(_keys(work, work.cells), _told(error))
             self._one_less(work)
         for ticket in tickets:
             ticket.finish()
 
     def _one_less(self, work: Work) -> None:
-        """A window is done with: a reader may form the next. The lock is held."""
+        """A window is done with, once: a reader may form the next. The lock is held."""
+        if work.over:
+            return
+        work.over = True
         self._formed -= 1
         self._formed_pixels -= work.window.pixels
         self._changed.notify_all()
@@ -432,6 +463,8 @@ class Engine:
     def _device(self, name: str) -> Device:
         with self._changed:
             if name not in self.devices:
+                if self._closing:
+                    raise _closing_down()
                 self.devices[name] = Device(name, self._wanted, self._settle, self._fail)
             return self.devices[name]
 
@@ -444,8 +477,12 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _keys(work: Work) -> list[Key]:
-    return [Key(work.layer.revision, cell, work.probabilities) for cell in work.block.cells()]
+def _keys(work: Work, cells: Iterable[Cell]) -> list[Key]:
+    return [Key(work.layer.revision, cell, work.probabilities) for cell in cells]
+
+
+def _closing_down() -> BusyError:
+    return BusyError("the server is shutting down", "Ask again in a moment")
 
 
 def _told(error: BaseException) -> Exception:

@@ -27,7 +27,7 @@ from rio_tiler.io import Reader
 from rio_tiler.models import ImageData
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from titiler.core.dependencies import DefaultDependency
+from titiler.core.dependencies import DefaultDependency, StatisticsParams
 from titiler.core.factory import BaseFactory, FactoryExtension, TilerFactory, img_endpoint_params
 from titiler.core.resources.enums import ImageType
 from titiler.core.telemetry import operation_tracer
@@ -144,6 +144,18 @@ class RenderParams(DefaultDependency):
     ] = None
 
 
+@dataclass
+class StatsParams(StatisticsParams):
+    """TiTiler's statistics options; a percentile that is none is the client's mistake."""
+
+    def __post_init__(self) -> None:
+        """Check the percentiles."""
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        wrong = [value for value in self.percentiles or () if not 0 <= value <= 100]
+        if wrong:
+            raise RequestError(f"p={wrong[0]} is not a percentile", "Give whole numbers from 0 to 100")
+
+
 def inline(dependency: Callable[..., Any]) -> Callable[..., Any]:
     """A dependency that only parses, run on the event loop.
 
@@ -197,7 +209,7 @@ def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., An
         def as_dict(self, exclude_none: bool = True) -> dict[str, Any]:
             """Keyword arguments of the predicting reader."""
             given = {name: value for name, value in vars(self).items() if value is not None or not exclude_none}
-            given["reader_options"] = self.reader_options.as_dict()
+            given |= {"model": self.model, "reader_options": self.reader_options.as_dict()}
             if self.nodata is not None:
                 given["nodata"] = numpy.nan if self.nodata == "nan" else float(self.nodata)
             return given
@@ -449,6 +461,12 @@ def server_timing(stages: Mapping[str, float]) -> str:
     return ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in stages.items())
 
 
+def client_has(request: Request, etag: str) -> bool:
+    """Whether If-None-Match names the tile; compared weakly, since a proxy that compresses weakens it (RFC 9110)."""
+    named = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    return etag in named or "*" in named
+
+
 def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest) -> str:
     """A strong ETag: the revision and everything of the request that decides a byte."""
     colors = sorted(colormap.items()) if isinstance(colormap, Mapping) else list(colormap)
@@ -497,6 +515,7 @@ def sub_factory(
             "process_dependency": no_process,
             "colormap_dependency": checked_colormap(parent.colormap_dependency),
             "render_dependency": RenderParams,
+            "stats_dependency": StatsParams,
             "render_func": render,
             # The parent puts these on our routes too, once they are its own.
             "route_dependencies": [],

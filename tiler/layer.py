@@ -18,7 +18,7 @@ from tiler.values import Cell, Rect
 from tiler.windows import Shape
 
 # Raise this when a change of ours moves a pixel: it is part of every revision, so no old tile survives it.
-MATHS_VERSION = 1
+MATHS_VERSION = 2
 
 # Without permission a scene may be at most this much coarser or finer than the model's own resolution.
 MAX_GSD_FACTOR = 4.0
@@ -181,20 +181,20 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
     if scene.chosen is not None:
         return scene.chosen
     wanted = [_plain_name(name) for name in model.bands]
-    names: dict[str, int] = {}
-    for band in scene.data_bands:
-        for label in (band.color, band.name):
-            if label not in ("", "undefined", "gray", "palette"):
-                names[_plain_name(label)] = band.index
-    found = [names.get(name) for name in wanted]
+    # Names go first: what GDAL calls red, green and blue is often only the order in which a file was written.
+    for label in ("name", "color"):
+        have = {_plain_name(getattr(band, label)): band.index for band in scene.data_bands}
+        found = [have.get(name) for name in wanted]
+        if any(index is not None for index in found):
+            break
     if all(index is not None for index in found):
         return tuple(index for index in found if index is not None)
     contradicted = any(index is not None for index in found)
     if len(scene.data_bands) == len(wanted) and not contradicted:
         return tuple(band.index for band in scene.data_bands)
-    have = ", ".join(f"{band.index}: {band.name or band.color}" for band in scene.bands)
+    there = ", ".join(f"{band.index}: {band.name or band.color}" for band in scene.bands)
     raise MisfitError(
-        f"the model wants {len(wanted)} bands ({', '.join(model.bands)}), the scene has {len(scene.bands)} ({have})",
+        f"the model wants {len(wanted)} bands ({', '.join(model.bands)}), the scene has {len(scene.bands)} ({there})",
         "Say which bands to use, in the model's order (bidx=1&bidx=2..., `bands:` in the settings, or --bidx)",
     )
 

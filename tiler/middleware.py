@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -65,17 +64,19 @@ async def run_until_gone(
     listener = asyncio.ensure_future(listen())
     try:
         await asyncio.wait({task, listener}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            if gone is not None:
-                gone.set()
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            return
-        await task
+        if task.done():
+            # Raises what the handler raised.
+            task.result()
+        elif gone is not None:
+            gone.set()
     finally:
-        for left in (task, listener):
-            if not left.done():
-                left.cancel()
-                with suppress(asyncio.CancelledError):
-                    await left
+        left = [item for item in (task, listener) if not item.done()]
+        for item in left:
+            item.cancel()
+        if left:
+            # Not awaited one by one: our own cancellation, should it come now, must not be taken for theirs.
+            await asyncio.wait(left)
+        for item in left:
+            # Nobody hears an answer any more, nor an error on the way out; asyncio would complain of one not looked at.
+            if not item.cancelled():
+                item.exception()

@@ -6,28 +6,30 @@ window. What hangs over the scene's edge is reflected; what has no data is fille
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 from collections import OrderedDict
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from tiler.errors import ReadError
 from tiler.grid import Grid
-from tiler.scene import Scene, gdal_env
+from tiler.scene import Scene, fingerprint_of, gdal_env
 from tiler.values import Mask, Rect
 
 # Dataset handles are not thread-safe: every thread keeps its own, this many at most.
 HANDLES_PER_THREAD = 8
+# Scene pixels per band that are held at once while resampling.
+MAX_SCENE_PIXELS = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def read_window(source: Source, window: Rect) -> tuple[NDArray[Any], Mask]:
         pixels [bands, rows, cols] in the scene's dtype (float32 when resampled or unscaled), and valid [rows, cols].
 
     Raises:
-        ReadError: GDAL could not read it.
+        ReadError: GDAL could not read it, or the file is not the one that the scene was opened from any more.
     """
     grid = source.grid
     rows = reflect(window.row_off, window.height, grid.height)
@@ -97,22 +99,32 @@ def _is_run(index: NDArray[np.int64]) -> bool:
 
 
 def _read(source: Source, window: Window) -> tuple[NDArray[Any], Mask]:
-    scene = source.scene
+    scene, grid = source.scene, source.grid
     with gdal_env(dict(scene.env)):
-        dataset, flip = _handles.get(source)
-        if flip:
-            # South-up: the file's last row is the grid's first.
-            row_off = scene.height - window.row_off - window.height
-            window = Window(window.col_off, row_off, window.width, window.height)
-        pixels = dataset.read(list(source.indexes), window=window)
-        valid = _valid(source, dataset, window, pixels)
+        dataset = _handles.get(scene)
+        if grid.native:
+            pixels, valid = _read_scene(source, dataset, window)
+        else:
+            pixels, valid = _read_resampled(source, dataset, window)
+    return (pixels, valid) if valid.all() else (_filled(pixels, valid, source.fill), valid)
+
+
+def _read_scene(source: Source, dataset: DatasetReader, window: Window) -> tuple[NDArray[Any], Mask]:
+    """Pixels and mask of a window of the scene's own pixels, rows counted from the north, in the model's raw units."""
+    flip = source.scene.transform.e > 0
+    if flip:
+        row_off = source.scene.height - window.row_off - window.height
+        window = Window(window.col_off, row_off, window.width, window.height)
+    pixels = dataset.read(list(source.indexes), window=window)
+    valid = _valid(source, dataset, window, pixels)
     if flip:
         pixels, valid = pixels[:, ::-1], valid[::-1]
     if source.unscale is not None:
         scale, offset = (np.asarray(values, np.float64)[:, None, None] for values in source.unscale)
         pixels = (pixels * scale + offset).astype(np.float32)
-    if not valid.all():
-        pixels = _filled(pixels, valid, source.fill)
+    if source.mask == "all" and np.issubdtype(pixels.dtype, np.floating):
+        # A pixel counts although one of its bands is missing: NaN must not reach the network even so.
+        pixels = _filled(pixels, np.isfinite(pixels), source.fill)
     return pixels, valid
 
 
@@ -137,6 +149,7 @@ def _only_nodata(dataset: DatasetReader) -> bool:
 
 
 def _filled(pixels: NDArray[Any], valid: Mask, fill: tuple[float, ...]) -> NDArray[Any]:
+    """`pixels` with `fill` where `valid`, [rows, cols] or [bands, rows, cols], is False."""
     values = np.asarray(fill, np.float64)
     if np.issubdtype(pixels.dtype, np.integer):
         limits = np.iinfo(pixels.dtype)
@@ -146,56 +159,120 @@ def _filled(pixels: NDArray[Any], valid: Mask, fill: tuple[float, ...]) -> NDArr
     return np.where(valid, pixels, values.astype(pixels.dtype)[:, None, None])
 
 
+class _Taps(NamedTuple):
+    """Which scene pixels make each grid pixel along one axis.
+
+    place: int64 [count, taps], ascending; weight: float32 [count, taps], each row sums to 1; nearest: int64 [count].
+    """
+
+    place: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    nearest: NDArray[np.int64]
+
+    @property
+    def span(self) -> slice:
+        """All scene pixels that are needed."""
+        return slice(int(self.place.min()), int(self.place.max()) + 1)
+
+    def apply(self, array: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+        """Weighted sums along an axis of `array` [rows, cols], which begins at `span.start`.
+
+        Tap by tap, never as one product of matrices: the order of additions, and so each bit of the answer, must not
+        depend on the window.
+        """
+        total = np.float32(0)
+        for index, weight in zip((self.place - self.span.start).T, self.weight.T, strict=True):
+            total = total + array.take(index, axis) * np.expand_dims(weight, 1 - axis)
+        return np.asarray(total)
+
+
+def _taps(start: int, count: int, ratio: float, size: int, *, average: bool) -> _Taps:
+    """Taps of the grid pixels start .. start + count - 1, each `ratio` scene pixels long, of a scene `size` long.
+
+    average: the share of the grid pixel that a scene pixel covers; else nearness of the two centres (bilinear).
+    """
+    grid = np.arange(start, start + count)
+    nearest = np.clip(np.floor((grid + 0.5) * ratio), 0, size - 1).astype(np.int64)
+    if average:
+        low = (grid * ratio)[:, None]
+        index = np.floor(low).astype(np.int64) + np.arange(math.ceil(ratio) + 1)
+        weight = np.clip(np.minimum(low + ratio, index + 1) - np.maximum(low, index), 0, None)
+        weight[index >= size] = 0
+    else:
+        place = np.clip((grid + 0.5) * ratio - 0.5, 0, size - 1)[:, None]
+        index = np.floor(place).astype(np.int64) + np.arange(2)
+        weight = 1 - np.abs(place - index)
+    weight /= weight.sum(axis=1, keepdims=True)
+    return _Taps(np.minimum(index, size - 1), weight.astype(np.float32), nearest)
+
+
+def _read_resampled(source: Source, dataset: DatasetReader, window: Window) -> tuple[NDArray[np.float32], Mask]:
+    """The scene on the grid: means where the grid is coarser, bilinear where it is finer, in float32.
+
+    Pixels without data never count. A grid pixel has data where half of it has, or, on a finer grid, where the scene
+    pixel at its centre has. Done here and not by a WarpedVRT, which forgets masks and alpha bands in float32, takes a
+    mean that happens to be the nodata value for nodata, and derives its kernel from each window.
+    """
+    scene, grid = source.scene, source.grid
+    ratio_x, ratio_y = grid.res_x / abs(scene.transform.a), grid.res_y / abs(scene.transform.e)
+    average = max(ratio_x, ratio_y) > 1
+    cols = _taps(window.col_off, window.width, ratio_x, scene.width, average=average)
+    pixels = np.empty((len(source.indexes), window.height, window.width), np.float32)
+    valid = np.empty((window.height, window.width), bool)
+    width = cols.span.stop - cols.span.start
+    step = max(1, int(MAX_SCENE_PIXELS // (width * max(ratio_y, 1))))
+    for start in range(0, window.height, step):
+        part = slice(start, min(start + step, window.height))
+        rows = _taps(window.row_off + start, part.stop - start, ratio_y, scene.height, average=average)
+        read, known = _read_scene(source, dataset, Window.from_slices(rows.span, cols.span))
+        share = cols.apply(rows.apply(known.astype(np.float32), 0), 1)
+        for band, values in enumerate(read):
+            sums = cols.apply(rows.apply(np.where(known, values, 0).astype(np.float32), 0), 1)
+            pixels[band, part] = sums / np.where(share > 0, share, 1)
+        if average:
+            valid[part] = share >= 0.5 - 1e-6
+        else:
+            valid[part] = known[(rows.nearest - rows.span.start)[:, None], cols.nearest - cols.span.start]
+    return pixels, valid
+
+
 class _Handles(threading.local):
     """Each thread's open datasets, the least recently used closed first."""
 
     def __init__(self) -> None:
-        self.open: OrderedDict[Any, tuple[ExitStack, DatasetReader, bool]] = OrderedDict()
+        self.open: OrderedDict[Any, tuple[DatasetReader, Any]] = OrderedDict()
 
-    def get(self, source: Source) -> tuple[DatasetReader, bool]:
-        """The dataset on the source's grid, and whether its rows run upwards."""
-        grid, scene = source.grid, source.scene
-        key = (scene.fingerprint, scene.env, None if grid.native else (grid.transform, grid.height, grid.width))
+    def get(self, scene: Scene) -> DatasetReader:
+        """The scene's dataset, as it is in the file.
+
+        Raises:
+            ReadError: the file has changed since the scene was opened; its pixels belong to another revision.
+        """
+        key, state = (scene.fingerprint, scene.env), _state(scene.source)
         if key in self.open:
-            self.open.move_to_end(key)
-            return self.open[key][1:]
+            dataset, opened_at = self.open[key]
+            if opened_at == state:
+                self.open.move_to_end(key)
+                return dataset
+            del self.open[key]
+            dataset.close()
         while len(self.open) >= HANDLES_PER_THREAD:
             self.open.popitem(last=False)[1][0].close()
-        stack = ExitStack()
-        dataset = stack.enter_context(rasterio.open(scene.source, driver=scene.driver))
-        flip = dataset.transform.e > 0
-        if not grid.native:
-            dataset, flip = stack.enter_context(_on_grid(dataset, scene, grid)), False
-        self.open[key] = (stack, dataset, flip)
-        return dataset, flip
+        dataset = rasterio.open(scene.source, driver=scene.driver)
+        if fingerprint_of(dataset, scene.source, scene.nodata if scene.nodata_given else None) != scene.fingerprint:
+            dataset.close()
+            raise ReadError(f"{scene.display_name!r} has changed since it was opened", "Ask again in a minute")
+        self.open[key] = dataset, state
+        return dataset
+
+
+def _state(source: str) -> tuple[int, int] | None:
+    """Size and time of a local file; None for any other source."""
+    try:
+        stat = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 _handles = _Handles()
-
-
-def _on_grid(dataset: DatasetReader, scene: Scene, grid: Grid) -> WarpedVRT:
-    """The scene resampled to the grid: averaged when it is finer, bilinear when it is coarser, in float32.
-
-    XSCALE and YSCALE fix the kernel; GDAL would otherwise derive it from each window, and neighbouring windows would
-    differ in the pixels they share. SOURCE_EXTRA widens what is read so that the kernel is never cut at a block's edge.
-    """
-    ratio_x, ratio_y = abs(scene.transform.a) / grid.res_x, abs(scene.transform.e) / grid.res_y
-    finer = min(ratio_x, ratio_y) < 1
-    has_alpha = ColorInterp.alpha in dataset.colorinterp
-    nodata = scene.nodata
-    return WarpedVRT(
-        dataset,
-        crs=scene.crs,
-        transform=grid.transform,
-        height=grid.height,
-        width=grid.width,
-        resampling=Resampling.average if finer else Resampling.bilinear,
-        src_nodata=nodata,
-        nodata=nodata,
-        add_alpha=nodata is None and scene.masked and not has_alpha,
-        dtype="float32",
-        tolerance=1e-6,
-        XSCALE=str(ratio_x),
-        YSCALE=str(ratio_y),
-        SOURCE_EXTRA="8",
-    )

@@ -223,7 +223,7 @@ class PredictingReader(BaseReader):
 
     def _open(self, env: dict[str, Any]) -> Scene:
         """Read the header, through the host's own reader when it is one that rewrites what it opens."""
-        service, source = self.service, self.input
+        service, source, driver = self.service, self.input, None
         if not isinstance(source, SceneRef) and (service.reader is not Reader or self.reader_options):
             try:
                 with gdal_env(env), service.reader(source, **self.reader_options) as opened:
@@ -233,13 +233,14 @@ class PredictingReader(BaseReader):
                             f"{service.reader.__name__} does not read one raster", "Use a factory over single rasters"
                         )
                     if not isinstance(dataset, WarpedVRT):
-                        source = dataset.name
+                        # Whatever lies there now: what the host's reader would not open is not opened either.
+                        source, driver = dataset.name, dataset.driver
             except RasterioError as error:
                 raise SceneError(
                     f"{display_name(str(source))!r} cannot be opened as a raster",
                     "Check that it exists and may be read",
                 ) from error
-        return open_scene(source, env=env, nodata=self.nodata)
+        return open_scene(source, env=env, driver=driver, nodata=self.nodata)
 
     def _read(self, view: View, options: dict[str, Any]) -> ImageData:
         resampling: Resampling = options.get("resampling") or "nearest"

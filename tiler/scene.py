@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -126,7 +126,7 @@ def open_scene(
     source: str | os.PathLike[str] | SceneRef,
     *,
     env: Mapping[str, Any] | None = None,
-    drivers: Sequence[str] | None = None,
+    driver: str | None = None,
     nodata: float | None = None,
 ) -> Scene:
     """Read a raster's header.
@@ -134,7 +134,7 @@ def open_scene(
     Args:
         source: path or URL that GDAL opens.
         env: GDAL options to open and read with.
-        drivers: GDAL drivers that may open it; None means all.
+        driver: the GDAL driver that may open it; None means all.
         nodata: overrides the file's own nodata value.
 
     Raises:
@@ -144,7 +144,7 @@ def open_scene(
     source = named.source
     options = dict(env or {})
     try:
-        with gdal_env(options), rasterio.open(source, driver=list(drivers) if drivers else None) as dataset:
+        with gdal_env(options), rasterio.open(source, driver=driver) as dataset:
             return replace(_describe(dataset, source, options, nodata), chosen=named.bands)
     except RasterioError as error:
         raise SceneError(
@@ -167,7 +167,11 @@ def gdal_env(options: Mapping[str, Any]) -> Iterator[None]:
 
 def display_name(source: str) -> str:
     """The last part of a path or URL, without query or credentials."""
-    return os.path.basename(urlsplit(source).path.rstrip("/\\")) or "the scene"
+    try:
+        path = urlsplit(source).path
+    except ValueError:  # http://[::1
+        return "the scene"
+    return os.path.basename(path.rstrip("/\\")) or "the scene"
 
 
 def ground_metres_per_unit(crs: CRS, x: float, y: float) -> tuple[float, float]:
@@ -230,11 +234,11 @@ def _describe(dataset: DatasetReader, source: str, env: dict[str, Any], nodata: 
         nodata=dataset.nodata if nodata is None else nodata,
         nodata_given=nodata is not None,
         masked=masked,
-        fingerprint=_fingerprint(dataset, source, nodata),
+        fingerprint=fingerprint_of(dataset, source, nodata),
     )
 
 
-def _fingerprint(dataset: DatasetReader, source: str, nodata: float | None) -> str:
+def fingerprint_of(dataset: DatasetReader, source: str, nodata: float | None) -> str:
     """Changes when the file does, without reading a pixel: header, block index and, for a local file, size and time."""
     parts: list[Any] = [
         source,

@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 from typing import Annotated
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from tiler.errors import InferenceError
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 # First path segments, and last names below a scene, that the application uses itself.
@@ -103,4 +106,16 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the file."""
         file = os.environ.get("TILER_CONFIG")
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
-        return (*sources, YamlConfigSettingsSource(settings_cls, yaml_file=Path(file))) if file else sources
+        return (*sources, _from_file(settings_cls, Path(file))) if file else sources
+
+
+def _from_file(settings: type[BaseSettings], file: Path) -> PydanticBaseSettingsSource:
+    # pydantic-settings takes a missing file for an empty one.
+    if not file.is_file():
+        raise InferenceError(f"TILER_CONFIG names {file.name!r}, which is not there", "Correct the path")
+    try:
+        return YamlConfigSettingsSource(settings, yaml_file=file)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        raise InferenceError(f"{file.name!r} is not a YAML mapping{place}", "Correct it") from error

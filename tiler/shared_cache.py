@@ -7,15 +7,12 @@ import struct
 import time
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tiler.errors import RequestError
-from tiler.values import Scores
-
-if TYPE_CHECKING:
-    from tiler.engine import Key
+from tiler.values import Key, Scores
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,14 @@ class Cell(NamedTuple):
     col: int
 
 
+class Key(NamedTuple):
+    """What decides a cell's scores. Colours and image formats stay out: a new palette costs no inference."""
+
+    revision: str
+    cell: Cell
+    probabilities: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Rect:
     """A rectangle of grid pixels, rows down and columns right. It may hang over the grid's edge, but is never empty."""

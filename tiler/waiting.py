@@ -93,7 +93,7 @@ class Waiting(Generic[Layer]):
         return sum(len(cells) for cells in self._cells.values())
 
     def add(self, layer: Layer, probabilities: bool, cells: Iterable[Cell], origin: Origin, now: float) -> None:
-        """Queue cells that are new in flight, or wait already: asked for again, they come as early as the new request."""
+        """Queue cells that are new in flight, or wait already: those come as early as the newer request."""
         stack = Stack(layer.revision, probabilities)
         wanted = dict.fromkeys(cells)
         if not wanted:

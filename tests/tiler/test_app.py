@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import os
+import subprocess
+import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from model_registry.testing import conv_chain, write_model
+from tests.tiler.files import FileServer, serving
 from tests.tiler.helpers import MERCATOR, RES, landscape, rgba, scene_pixels_of_tile, tiles_over, write_scene
 from tiler.allowed import allowed_path
 from tiler.app import create_app
@@ -317,18 +319,25 @@ def test_wmts_by_kvp_takes_any_case_and_refuses_what_is_not_there(client: TestCl
             assert answer.headers["cache-control"] == "no-store"
 
 
-def test_gdal_reads_the_wmts(settings: dict[str, Any], scene: Path, tile: str) -> None:
-    """Through GDAL's own client, over a real socket."""
+GDAL_CLIENT = """
+import sys, rasterio
+with rasterio.open(sys.argv[1]) as dataset:
+    assert dataset.crs.to_epsg() == 3857
+    picture = dataset.read(window=dataset.window(*map(float, sys.argv[2:])).round())
+assert picture.shape[0] == 4 and picture[3].mean() > 250
+assert picture[:3].reshape(3, -1).std(axis=1).min() > 0
+"""
+
+
+def test_gdal_reads_the_wmts(settings: dict[str, Any], scene: Path) -> None:
+    """GDAL's own client, over a real socket; in a process of its own, since it may keep Python's global lock."""
+    with rasterio.open(scene) as truth:
+        bounds = [str(value) for value in truth.bounds]
     with running(create_app(Settings(**settings))) as address:
         source = f"WMTS:{address}/1.0.0/WMTSCapabilities.xml,layer=field-cover"
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(source) as dataset:
-            assert dataset.crs.to_epsg() == 3857
-            with rasterio.open(scene) as truth:
-                left, bottom, right, top = truth.bounds
-            window = dataset.window(left, bottom, right, top).round()
-            picture = dataset.read(window=window)
-        assert picture.shape[0] in (3, 4)
-        assert picture[:3].reshape(3, -1).std(axis=1).min() > 0
+        command = [sys.executable, "-c", GDAL_CLIENT, source, *bounds]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 # What a browser needs
@@ -388,7 +397,8 @@ def test_the_scene_itself_is_shown(client: TestClient, scene: Path) -> None:
     rows, cols, inside = scene_pixels_of_tile(scene, item, 256)
     with rasterio.open(scene) as dataset:
         pixels = np.moveaxis(dataset.read(), 0, -1)
-    assert (picture[..., 3] > 0)[inside].all() and not picture[~inside][:, 3].any()
+    # A pixel that hangs half over the edge may be shown.
+    assert ((picture[..., 3] > 0) == inside).mean() > 0.99
     # Resampled by less than half a pixel: the same landscape, not the same numbers.
     shown, truth = picture[inside][:, :3].astype(float), pixels[rows[inside], cols[inside]].astype(float)
     assert np.corrcoef(shown.ravel(), truth.ravel())[0, 1] > 0.8
@@ -407,54 +417,14 @@ def test_without_a_list_no_url_is_taken(client: TestClient, scene: Path, tile: s
     assert client.get("/cog/info", params={"url": str(scene)}).status_code == 404
     assert client.get("/cog/inference/cover/info", params={"url": str(scene)}).status_code in (404, 422)
     # Where url= is no parameter, it changes nothing.
-    other = client.get(f"/{tile}.png", params={"url": "file:///etc/passwd"})
+    other = client.get(f"/{tile}.png", params={"url": "file:///data/other.tif"})
     assert other.content == client.get(f"/{tile}.png").content
     assert not [path for path in client.app.openapi()["paths"] if path.startswith("/cog")]
 
 
-class Files(http.server.SimpleHTTPRequestHandler):
-    """A folder with byte ranges, and /open/moved.tif that redirects into it."""
-
-    seen: list[str]
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        type(self).seen.append(self.path)
-        if self.path.startswith("/open/moved"):
-            self.send_response(302)
-            self.send_header("Location", "/secret/scene.tif")
-            self.end_headers()
-            return
-        file = Path(self.translate_path(self.path))
-        if not file.is_file():
-            self.send_error(404)
-            return
-        data = file.read_bytes()
-        first, last, status = 0, len(data) - 1, 200
-        if wanted := self.headers.get("Range", "").removeprefix("bytes="):
-            begin, _, end = wanted.partition("-")
-            first, last, status = int(begin), min(int(end or last), last), 206
-        self.send_response(status)
-        self.send_header("Accept-Ranges", "bytes")
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-        self.send_header("Content-Length", str(last + 1 - first))
-        self.end_headers()
-        if body:
-            self.wfile.write(data[first : last + 1])
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def files(folder: Path, scene: Path) -> Iterator[str]:
-    """Address of a file server on the loopback interface."""
+def files(folder: Path, scene: Path) -> Iterator[FileServer]:
+    """A file server on the loopback interface: /open is what will be allowed."""
     root = folder / "files"
     for place in ("open", "open/deep", "secret", "open-and-secret"):
         (root / place).mkdir(parents=True, exist_ok=True)
@@ -470,40 +440,32 @@ def files(folder: Path, scene: Path) -> Iterator[str]:
         )
         + "</VRTDataset>"
     )
-    Files.seen = []
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), lambda *args: Files(*args, directory=str(root))  # type: ignore[arg-type]
-    )  # fmt: skip
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(root) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def asking(settings: dict[str, Any], files: str) -> Iterator[TestClient]:
+def asking(settings: dict[str, Any], files: FileServer) -> Iterator[TestClient]:
     """An application that may open what is below /open on the file server."""
-    made = Settings(**settings, allowed_urls=[f"{files}/open"], allow_private_addresses=True)
+    made = Settings(**settings, allowed_urls=[f"{files.address}/open"], allow_private_addresses=True)
     with TestClient(create_app(made), raise_server_exceptions=False) as client:
         yield client
 
 
-def test_the_vrt_is_one_that_gdal_would_open(files: str) -> None:
+def test_the_vrt_is_one_that_gdal_would_open(files: FileServer) -> None:
     """The refusal below can fail: GDAL itself reads the file behind it."""
-    with rasterio.open(f"/vsicurl/{files}/open/vrt.tif") as dataset:
+    with rasterio.open(f"/vsicurl/{files.address}/open/vrt.tif") as dataset:
         assert dataset.driver == "VRT" and dataset.read(1).any()
 
 
-def test_an_allowed_url_is_served(asking: TestClient, client: TestClient, files: str, tile: str) -> None:
+def test_an_allowed_url_is_served(asking: TestClient, client: TestClient, files: FileServer, tile: str) -> None:
     for place in ("open/scene.tif", "open/deep/scene.tif"):
         answer = asking.get(
-            f"/cog/inference/cover/tiles/WebMercatorQuad/{tile}.png", params={"url": f"{files}/{place}"}
+            f"/cog/inference/cover/tiles/WebMercatorQuad/{tile}.png", params={"url": f"{files.address}/{place}"}
         )
         assert answer.status_code == 200, answer.text
         assert answer.content == client.get(f"/field/cover/{tile}.png").content
-    assert asking.get("/cog/info", params={"url": f"{files}/open/scene.tif"}).json()["count"] == 3
+    assert asking.get("/cog/info", params={"url": f"{files.address}/open/scene.tif"}).json()["count"] == 3
     # The named pairs stay what they were.
     assert asking.get(f"/{tile}.png").content == client.get(f"/{tile}.png").content
 
@@ -550,35 +512,35 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("template", FORBIDDEN)
 def test_whatever_is_not_plainly_below_a_prefix_is_refused(
-    asking: TestClient, files: str, scene: Path, template: str, tile: str
+    asking: TestClient, files: FileServer, scene: Path, template: str, tile: str
 ) -> None:
-    host = files.removeprefix("http://")
-    url = template.format(files=files, host=host, port=host.rpartition(":")[2], scene=scene)
-    Files.seen.clear()
+    host = files.address.removeprefix("http://")
+    url = template.format(files=files.address, host=host, port=host.rpartition(":")[2], scene=scene)
+    before = len(files.asked)
     for path in ("info", "inference/cover/info", f"inference/cover/tiles/WebMercatorQuad/{tile}.png"):
         answer = asking.get(f"/cog/{path}", params={"url": url})
         assert 400 <= answer.status_code < 500, answer.text[:300]
         assert answer.json()["detail"] and answer.headers["cache-control"] == "no-store"
         assert "secret@" not in answer.text and str(scene.parent) not in answer.text
-    assert not [path for path in Files.seen if "secret" in path]
+    assert not [path for path in files.asked[before:] if "secret" in path]
 
 
-def test_private_addresses_are_refused_unless_allowed(settings: dict[str, Any], files: str) -> None:
-    made = Settings(**settings, allowed_urls=[f"{files}/open/", "http://169.254.169.254/", "http://[::1]/"])
-    Files.seen.clear()
+def test_private_addresses_are_refused_unless_allowed(settings: dict[str, Any], files: FileServer) -> None:
+    made = Settings(**settings, allowed_urls=[f"{files.address}/open/", "http://169.254.169.254/", "http://[::1]/"])
+    before = len(files.asked)
     with TestClient(create_app(made)) as client:
-        for url in (f"{files}/open/scene.tif", "http://169.254.169.254/latest/x.tif", "http://[::1]/x.tif"):
+        for url in (f"{files.address}/open/scene.tif", "http://169.254.169.254/latest/x.tif", "http://[::1]/x.tif"):
             answer = client.get("/cog/inference/cover/info", params={"url": url})
             assert answer.status_code == 403, answer.text
             assert "private network" in answer.json()["detail"]
-    assert Files.seen == []
+    assert len(files.asked) == before
 
 
 @pytest.mark.parametrize("prefix", ["/data", "file:///data/", "https://", "example.org/x/", "https://a.example/?x=1"])
 def test_a_prefix_that_cannot_be_meant_is_an_error_at_the_start(settings: dict[str, Any], prefix: str) -> None:
-    with pytest.raises(ValueError, match="allowed_urls"):
+    with pytest.raises(InferenceError, match="allowed_urls"):
         allowed_path([prefix])
-    with pytest.raises(ValueError, match="allowed_urls"):
+    with pytest.raises(InferenceError, match="allowed_urls"):
         create_app(Settings(**settings, allowed_urls=[prefix]))
 
 
@@ -597,7 +559,9 @@ def test_a_file_sets_everything_and_the_environment_overrides_it(
     settings: dict[str, Any], tmp_path: Path, clean: pytest.MonkeyPatch, tile: str
 ) -> None:
     file = tmp_path / "tiler.yaml"
-    file.write_text(yaml.safe_dump({**settings, "default_model": "roads", "max_side": 300, "timeout": 11}))
+    file.write_text(
+        yaml.safe_dump({**settings, "default_model": "roads", "max_side": 300, "timeout": 11}, sort_keys=False)
+    )
     clean.setenv("TILER_CONFIG", str(file))
     clean.setenv("TILER_MAX_SIDE", "600")
     clean.setenv("TILER_CORS_ORIGINS", '["https://ours.example"]')
@@ -616,7 +580,7 @@ def test_a_file_sets_everything_and_the_environment_overrides_it(
 def test_the_environment_alone_is_enough(settings: dict[str, Any], clean: pytest.MonkeyPatch) -> None:
     clean.setenv("TILER_SCENES__FIELD__PATH", settings["scenes"]["field"]["path"])
     clean.setenv("TILER_MODELS__COVER", settings["models"]["cover"])
-    assert Settings().default_pair == ("field", "cover") or Settings().default_pair == ("FIELD", "COVER")
+    assert Settings().default_pair == ("field", "cover")
 
 
 @pytest.mark.parametrize(
@@ -649,6 +613,18 @@ def test_settings_that_cannot_be_meant_are_named(
         Settings()
 
 
+@pytest.mark.parametrize(("text", "what"), [("a: [", "line 1"), ("- a\n- b\n", "mapping"), ("just words", "mapping")])
+def test_a_file_that_is_no_mapping_is_named(text: str, what: str, tmp_path: Path, clean: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tiler.yaml"
+    file.write_text(text)
+    clean.setenv("TILER_CONFIG", str(file))
+    with pytest.raises(InferenceError, match=f"'tiler.yaml' is not a YAML mapping.*{what}|{what}"):
+        Settings()
+    clean.setenv("TILER_CONFIG", str(tmp_path / "other.yaml"))
+    with pytest.raises(InferenceError, match="'other.yaml', which is not there"):
+        Settings()
+
+
 def test_a_default_pair_that_does_not_fit_ends_the_start(settings: dict[str, Any]) -> None:
     with pytest.raises(InferenceError, match="uint16"):
         create_app(Settings(**settings, default_scene="deep"))
@@ -662,13 +638,15 @@ def test_an_application_with_nothing_to_serve_still_answers(clean: pytest.Monkey
 
 
 def test_bands_can_be_chosen_for_a_scene(settings: dict[str, Any], tile: str) -> None:
-    def classes(**scene: Any) -> np.ndarray:
-        named = {"field": {"path": settings["scenes"]["field"]["path"], **scene}}
-        with TestClient(create_app(Settings(scenes=named, models=settings["models"]))) as client:
-            return np.load(io.BytesIO(client.get(f"/{tile}.npy").content))
-
-    np.testing.assert_array_equal(classes(), classes(bands=[1, 2, 3]))
-    assert (classes() != classes(bands=[3, 2, 1])).any()
+    path = settings["scenes"]["field"]["path"]
+    chosen = {"found": None, "same": [1, 2, 3], "turned": [3, 2, 1]}
+    scenes = {name: {"path": path, "bands": bands} for name, bands in chosen.items()}
+    with TestClient(create_app(Settings(scenes=scenes, models=settings["models"]))) as client:
+        classes = {
+            name: np.load(io.BytesIO(client.get(f"/{name}/cover/{tile}.npy").content)) for name in chosen
+        }  # fmt: skip
+    np.testing.assert_array_equal(classes["found"], classes["same"])
+    assert (classes["found"] != classes["turned"]).any()
 
 
 class running:

@@ -15,9 +15,9 @@ import pytest
 
 from model_registry.testing import strided_unet, write_model
 from tests.tiler.helpers import RES, Host, host, landscape, tiles_over, write_scene
-from tiler.engine import Engine, Key
+from tiler.engine import Engine
 from tiler.shared_cache import SharedCache, decode, encode
-from tiler.values import Cell, Scores
+from tiler.values import Cell, Key, Scores
 
 redis = pytest.importorskip("redis")
 
