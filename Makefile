@@ -54,10 +54,10 @@ $(BIN)/python:
 # The stamps make a second call quick; they are older than what they were made from after a pull.
 $(DEMO_READY): $(ASKS_FOR) | $(BIN)/python
 	@echo "Installing into $(VENV) (the first time takes a few minutes)"
-	@$(PIP) -e '.[torch]'
+	@$(PIP) -e '.[torch,openvino]'
 	@touch $@
 
 $(TEST_READY): $(ASKS_FOR) | $(BIN)/python
 	@echo "Installing with the test tools into $(VENV) (the first time takes a few minutes)"
-	@$(PIP) -e '.[torch,test,dev]'
+	@$(PIP) -e '.[torch,openvino,redis,test,dev]'
 	@touch $@ $(DEMO_READY)

@@ -112,11 +112,6 @@ class PrecisionSpec:
     allowed: tuple[Precision, ...] = ("bf16", "fp16")
     max_moved: float = 0.005
 
-    def __post_init__(self) -> None:
-        """Refuse what is no share."""
-        if not 0 <= self.max_moved <= 1:
-            raise ManifestError(f"precision.max_moved is {self.max_moved}", "Write a share from 0 to 1, e.g. 0.005")
-
 
 @dataclass(frozen=True, slots=True)
 class Op:
@@ -151,8 +146,7 @@ class Model:
     raster fits only when its scene carries a scale or offset.
     threshold: smallest score of a class other than the first; see `postprocess`.
     exactness: None until the probe has measured it.
-    digest: sha256 over all that decides a pixel; names, colours and licence are not in it. Nor is `precision`, which
-    says what may be chosen: what was chosen is `Runner.precision`.
+    digest: sha256 over all that decides a pixel; not names, colours, licence, and not `precision`, which is a wish.
     """
 
     name: str

@@ -18,7 +18,9 @@ from model_registry.noise import Noise
 from model_registry.runtimes import Prediction, Runner, Unscale, load_runner
 
 NEAR = 1e-4  # two probabilities closer than this are a tie, which fp32 runtimes may break differently
-BUDGET_S = 4.0  # for one candidate's timing, and for the reference's answers; what is slow gets smaller or fewer windows
+BUDGET_S = (
+    4.0  # for one candidate's timing, and for the reference's answers; what is slow gets smaller or fewer windows
+)
 _MOST_WINDOWS, _MOST_EDGE = 8, 512  # of the caller's samples, what is looked at
 
 Raw = npt.NDArray[np.generic]

@@ -142,6 +142,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         {name: FilePath(path) for name, path in settings.models.items()},
         device=settings.device,
         threads=settings.threads,
+        policy=settings.precision,
+        runtime=settings.runtime,
         max_gsd_factor=settings.max_gsd_factor,
         max_window_pixels=settings.max_window_pixels,
         ttl=settings.layer_ttl,

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cachetools import TTLCache
+from numpy.typing import NDArray
 
-from model_registry import LoadedModel, ModelError, load, open_model
+from model_registry import LoadedModel, Model, ModelError, load, open_model
+from model_registry.candidates import Policy, RuntimeWish
 from tiler.errors import MisfitError, UnknownNameError
-from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS, Layer, fit
+from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS, Layer, fit, source_of
+from tiler.pixels import sample_windows
 from tiler.scene import Scene
 
 # How many layers of replaced models stay, and for how long (seconds).
 RETIRED_LAYERS = 16
 RETIRED_SECONDS = 600.0
+
+# (height, width) of the windows that a lower precision is judged by.
+SAMPLE_SHAPE = (512, 512)
 
 
 class Catalog:
@@ -32,6 +39,8 @@ class Catalog:
         *,
         device: str = "cpu",
         threads: int | None = None,
+        policy: Policy | None = None,
+        runtime: RuntimeWish = "auto",
         max_gsd_factor: float = MAX_GSD_FACTOR,
         max_window_pixels: int = MAX_WINDOW_PIXELS,
         ttl: float = 60.0,
@@ -42,14 +51,17 @@ class Catalog:
         Args:
             models: by name: a folder with model.yaml, a bare ONNX with metadata, or a model loaded already.
             device: where models run, e.g. `cpu` or `cuda:0`.
-            threads: CPU threads per forward pass; None lets the runtime choose.
+            threads: CPU threads per forward pass; None takes the cores that the process may use.
+            policy: `fp32`, `bf16`, `fp16` or `auto`; None takes each model's own. See `model_registry.choice`.
+            runtime: `auto`, or the one to use.
             max_gsd_factor, max_window_pixels: see `layer.fit`.
             ttl: seconds a layer is kept.
             max_layers: layers kept.
         """
         self._sources = dict(models)
         self._loaded: dict[str, LoadedModel] = {}
-        self._device, self._threads = device, threads
+        self._device, self._threads, self._policy, self._runtime = device, threads, policy, runtime
+        self._samples: dict[str, Sequence[NDArray[Any]]] = {}
         self._max_gsd_factor, self._max_window_pixels = max_gsd_factor, max_window_pixels
         self._layers: TTLCache[Any, Layer] = TTLCache(max_layers, ttl)
         # Maps that are open go on asking for the revision that they know.
@@ -62,8 +74,13 @@ class Catalog:
         """Names of all models, in the order given."""
         return tuple(self._sources)
 
-    def model(self, name: str) -> LoadedModel:
+    def model(self, name: str, sample: Callable[[Model], Sequence[NDArray[Any]]] | None = None) -> LoadedModel:
         """The model called `name`, loaded if it is not yet.
+
+        Args:
+            name: one of `names`.
+            sample: gives real windows [bands, rows, cols] of the scene to judge a lower precision by; called only when
+                the model has to be loaded.
 
         Raises:
             UnknownNameError: no such model; the message lists those there are.
@@ -74,11 +91,15 @@ class Catalog:
         with self._loading:
             if name not in self._loaded:
                 source = self._sources[name]
+                if isinstance(source, LoadedModel):
+                    self._loaded[name] = source
+                    return source
                 try:
-                    loaded = load(source, self._device, self._threads) if isinstance(source, (str, Path)) else source
+                    if sample is not None:
+                        self._samples[name] = sample(open_model(source))
+                    self._loaded[name] = self._load(name, source)
                 except ModelError as error:
                     raise MisfitError(f"model {name!r}: {error.reason}", error.remedy) from error
-                self._loaded[name] = loaded
             return self._loaded[name]
 
     def layer(
@@ -121,9 +142,10 @@ class Catalog:
                 kept = self._layers.get(key)
             if kept is not None:
                 return kept
-            loaded = self.model(model)
+            scene = open_it()
+            loaded = self.model(model, partial(self._sample, scene, indexes))
             layer = fit(
-                open_it(),
+                scene,
                 loaded,
                 indexes=indexes,
                 max_gsd_factor=self._max_gsd_factor,
@@ -134,6 +156,20 @@ class Catalog:
                 if self._loaded.get(model) is loaded:
                     self._layers[key] = layer
                     return layer
+
+    def _load(self, name: str, source: str | Path) -> LoadedModel:
+        return load(
+            source,
+            self._device,
+            self._threads,
+            policy=self._policy,
+            runtime=self._runtime,
+            samples=self._samples.get(name, ()),
+        )
+
+    def _sample(self, scene: Scene, indexes: Sequence[int] | None, model: Model) -> list[NDArray[Any]]:
+        source, shape = source_of(scene, model, indexes=indexes, max_gsd_factor=self._max_gsd_factor)
+        return sample_windows(source, model.window.fixed or SAMPLE_SHAPE)
 
     def reload(self, warm: Callable[[LoadedModel], None] | None = None) -> list[str]:
         """Look at the files of all loaded models again, and let those that changed take over.
@@ -158,7 +194,7 @@ class Catalog:
             try:
                 if open_model(source).digest == loaded.model.digest:
                     continue
-                fresh = load(source, self._device, self._threads)
+                fresh = self._load(name, source)
             except ModelError as error:
                 raise MisfitError(f"model {name!r}: {error.reason}", error.remedy) from error
             if warm is not None:

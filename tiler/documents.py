@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from model_registry import LoadedModel
 from tiler import zoom
 from tiler.reader import PredictingReader
 
@@ -52,6 +53,16 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
         "gsd": layer.grid.gsd,
         "model_gsd": wanted,
         "exactness": model.exactness,
+        **running(layer.loaded),
+    }
+
+
+def running(loaded: LoadedModel) -> dict[str, Any]:
+    """How a model runs here: runtime, precision, and the share of pixels that the precision moves against fp32."""
+    return {
+        "runtime": loaded.choice.runtime,
+        "precision": loaded.choice.precision,
+        "moved": round(loaded.choice.moved, 6),
     }
 
 

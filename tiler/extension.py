@@ -36,6 +36,7 @@ from model_registry import LoadedModel
 from tiler.assemble import band_names
 from tiler.cache import Encoded
 from tiler.catalog import Catalog
+from tiler.documents import running
 from tiler.engine import Engine
 from tiler.errors import (
     BusyError,
@@ -640,8 +641,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "gsd": model.resolution.value if model.resolution else None,
         "halo": model.window.halo,
         "exactness": model.exactness,
-        "runtime": loaded.runner.runtime,
-        "precision": loaded.runner.precision,
+        **running(loaded),
         "classes": classes_of(loaded),
         "license": model.license,
         "attribution": model.attribution,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,10 @@ MAX_GSD_FACTOR = 4.0
 
 # Largest window put through a model, halo included; more costs memory and does not make a device faster.
 MAX_WINDOW_PIXELS = 1024 * 1024
+
+# Colours that GDAL gives to bands of which it knows nothing.
+SAYS_NOTHING = ("", "undefined", "gray", "palette")
+ONLY_COUNTS = re.compile(r"(band|layer|channel|b)?[ _-]*\d*[a-z]?")
 
 # Cells of an exact model: small enough that little is inferred beyond what is seen.
 PREFERRED_CELL = 32
@@ -130,23 +135,7 @@ def fit(
         MisfitError: they do not belong together; the message has every reason with its remedy.
         RequestError: `indexes` names bands that the scene does not have.
     """
-    findings = examine(scene, loaded.model, indexes=indexes, max_gsd_factor=max_gsd_factor)
-    wrong = [finding for finding in findings if not finding.fits]
-    if wrong:
-        raise MisfitError(
-            "; ".join(f"{finding.subject}: {finding.detail}" for finding in wrong),
-            ". ".join(finding.remedy for finding in wrong),
-        )
-    model = loaded.model
-    chosen = tuple(indexes) if indexes else match_bands(scene, model)
-    bands = [band_at(scene, index) for index in chosen]
-    grid, window_shape = _grid_over(scene, model)
-    physical = model.input_values == "physical" and any((band.scale, band.offset) != (1.0, 0.0) for band in bands)
-    unscale = (tuple(band.scale for band in bands), tuple(band.offset for band in bands)) if physical else None
-    fill = tuple(float(value) for value in fill_values(model.nodata, model.scaling, len(bands)))
-    # Whoever names an alpha band as input says that it is data (NAIP's infrared often is): then it masks nothing.
-    mask = "none" if any(band not in scene.data_bands for band in bands) else model.nodata.mask
-    source = Source(scene=scene, grid=grid, indexes=chosen, unscale=unscale, fill=fill, mask=mask)
+    source, window_shape = source_of(scene, loaded.model, indexes=indexes, max_gsd_factor=max_gsd_factor)
     return Layer(
         scene=scene,
         loaded=loaded,
@@ -155,6 +144,34 @@ def fit(
         revision=_revision(loaded, source, window_shape),
         max_window_pixels=max_window_pixels,
     )
+
+
+def source_of(
+    scene: Scene, model: Model, *, indexes: Sequence[int] | None = None, max_gsd_factor: float = MAX_GSD_FACTOR
+) -> tuple[Source, tuple[int, int] | None]:
+    """Which pixels of a scene a model sees, and the shape that its windows must have (None: any).
+
+    The model need not be loaded: where its halo is not known yet, it counts as none.
+
+    Raises:
+        MisfitError, RequestError: as `fit`.
+    """
+    findings = examine(scene, model, indexes=indexes, max_gsd_factor=max_gsd_factor)
+    wrong = [finding for finding in findings if not finding.fits]
+    if wrong:
+        raise MisfitError(
+            "; ".join(f"{finding.subject}: {finding.detail}" for finding in wrong),
+            ". ".join(finding.remedy for finding in wrong),
+        )
+    chosen = tuple(indexes) if indexes else match_bands(scene, model)
+    bands = [band_at(scene, index) for index in chosen]
+    grid, window_shape = _grid_over(scene, model)
+    physical = model.input_values == "physical" and any((band.scale, band.offset) != (1.0, 0.0) for band in bands)
+    unscale = (tuple(band.scale for band in bands), tuple(band.offset for band in bands)) if physical else None
+    fill = tuple(float(value) for value in fill_values(model.nodata, model.scaling, len(bands)))
+    # Whoever names an alpha band as input says that it is data (NAIP's infrared often is): then it masks nothing.
+    mask = "none" if any(band not in scene.data_bands for band in bands) else model.nodata.mask
+    return Source(scene=scene, grid=grid, indexes=chosen, unscale=unscale, fill=fill, mask=mask), window_shape
 
 
 def examine(
@@ -182,14 +199,16 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
         return scene.chosen
     wanted = [_plain_name(name) for name in model.bands]
     # Names go first: what GDAL calls red, green and blue is often only the order in which a file was written.
-    for label in ("name", "color"):
+    # And names that tell something else (NIR, SWIR1) forbid to go on by colour or position.
+    tells = all(_tells(band.name) for band in scene.data_bands) and all(_tells(name) for name in model.bands)
+    for label in ("name",) if tells else ("name", "color"):
         have = {_plain_name(getattr(band, label)): band.index for band in scene.data_bands}
-        found = [have.get(name) for name in wanted]
+        found = [have.get(name) if name not in SAYS_NOTHING else None for name in wanted]
         if any(index is not None for index in found):
             break
     if all(index is not None for index in found):
         return tuple(index for index in found if index is not None)
-    contradicted = any(index is not None for index in found)
+    contradicted = tells or any(index is not None for index in found)
     if len(scene.data_bands) == len(wanted) and not contradicted:
         return tuple(band.index for band in scene.data_bands)
     there = ", ".join(f"{band.index}: {band.name or band.color}" for band in scene.bands)
@@ -197,6 +216,12 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
         f"the model wants {len(wanted)} bands ({', '.join(model.bands)}), the scene has {len(scene.bands)} ({there})",
         "Say which bands to use, in the model's order (bidx=1&bidx=2..., `bands:` in the settings, or --bidx)",
     )
+
+
+def _tells(name: str) -> bool:
+    """Whether a band's name says what it shows; `3`, `Band 3` and `b3` only count."""
+    plain = name.strip().casefold()
+    return plain not in SAYS_NOTHING and not ONLY_COUNTS.fullmatch(plain)
 
 
 def band_at(scene: Scene, index: int) -> Band:
@@ -348,7 +373,7 @@ def _revision(loaded: LoadedModel, source: Source, window_shape: tuple[int, int]
         MATHS_VERSION,
         source.scene.fingerprint,
         loaded.model.digest,
-        (runner.runtime, runner.precision),
+        (runner.runtime, runner.precision, loaded.model.exactness),
         (source.grid.transform, source.grid.height, source.grid.width),
         (source.grid.cell, source.grid.align, source.grid.halo, window_shape),
         (source.indexes, source.unscale, source.fill, source.mask),

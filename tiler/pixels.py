@@ -84,6 +84,25 @@ def read_window(source: Source, window: Rect) -> tuple[NDArray[Any], Mask]:
     return pixels, valid
 
 
+def sample_windows(source: Source, shape: tuple[int, int], count: int = 4) -> list[NDArray[Any]]:
+    """Windows [bands, height, width] from different parts of a scene, those with most data.
+
+    Args:
+        source: what to read.
+        shape: (height, width) of each window.
+        count: how many at most; windows without any data are left out.
+    """
+    grid, (height, width) = source.grid, shape
+    found: list[tuple[float, int, NDArray[Any]]] = []
+    for down in (0.5, 0.25, 0.75):
+        for across in (0.5, 0.25, 0.75):
+            row, col = round(grid.height * down) - height // 2, round(grid.width * across) - width // 2
+            pixels, valid = read_window(source, Rect(row, col, height, width))
+            found.append((float(valid.mean()), len(found), pixels))
+    best = sorted((item for item in found if item[0] > 0), key=lambda item: (-item[0], item[1]))
+    return [pixels for _, _, pixels in best[:count]]
+
+
 def reflect(start: int, count: int, size: int) -> NDArray[np.int64]:
     """Indices start .. start + count - 1 folded into 0 .. size - 1 by reflection without repeating the edge."""
     index = np.arange(start, start + count)

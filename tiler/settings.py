@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     )
     allow_private_addresses: bool = Field(False, description="Let url= reach loopback and private networks")
     device: str = Field("cpu", description="Where models run: cpu, cuda, cuda:1")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] | None = Field(
+        None, description="Arithmetic of the models; default: what each model says, else fp32"
+    )
+    runtime: Literal["auto", "onnxruntime", "openvino", "torch"] = Field("auto", description="What runs the models")
     threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; default: all cores")
     read_threads: int = Field(2, ge=1, description="Windows read at the same time")
     finish_threads: int = Field(2, ge=1, description="Tiles painted and encoded at the same time")

@@ -11,7 +11,7 @@ import pytest
 from model_registry import testing
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = "{'torch', 'onnxruntime', 'onnx', 'safetensors'}"
+HEAVY = "{'torch', 'onnxruntime', 'onnx', 'safetensors', 'openvino'}"
 
 
 def _run(code: str) -> str:
@@ -23,7 +23,7 @@ def test_package_and_manifest_import_no_runtime(tmp_path: Path):
     testing.write_model(tmp_path / "m", testing.value_classes([0, 9]), classes=["a", "b"], bands=["x"])
     code = f"""
 import sys, model_registry
-from model_registry import open_model, load_runner, Probe, LoadedModel
+from model_registry import open_model, load_runner, Probe, LoadedModel, choose
 assert open_model({str(tmp_path / "m")!r}).bands == ("x",)
 print(sorted({HEAVY} & set(sys.modules)))
 """

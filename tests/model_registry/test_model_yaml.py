@@ -8,7 +8,7 @@ import yaml
 
 from model_registry import testing
 from model_registry.errors import ArtifactError, ManifestError, ModelError, UnsupportedModel
-from model_registry.manifest import Resolution, WindowSpec, open_model
+from model_registry.manifest import PrecisionSpec, Resolution, WindowSpec, open_model
 
 
 @pytest.fixture
@@ -213,3 +213,26 @@ def test_digest_ignores_what_does_not(folder: Path):
     after = open_model(edit(folder, change))
     assert after.digest == before.digest and after.title == "Other"
     assert replace(after, digest="") != replace(before, digest="")
+
+
+def test_precision_is_fp32_unless_the_author_says_more(folder: Path):
+    before = open_model(folder)
+    assert before.precision == PrecisionSpec(default="fp32", allowed=("bf16", "fp16"), max_moved=0.005)
+    block = {"default": "auto", "allowed": ["bf16"], "max_moved": 0.001}
+    model = open_model(edit(folder, lambda d: d["serving"].update(precision=block)))
+    assert model.precision == PrecisionSpec("auto", ("bf16",), 0.001)
+    assert model.digest == before.digest, "what is allowed decides no pixel; what was chosen does"
+
+
+@pytest.mark.parametrize(
+    ("block", "named"),
+    [
+        ({"default": "bf16"}, "precision.default"),
+        ({"allowed": ["int8"]}, "precision.allowed"),
+        ({"max_moved": 1.5}, "precision.max_moved"),
+        ({"maximum": 0.1}, "precision.maximum"),
+    ],
+)
+def test_precision_blocks_that_make_no_sense(folder: Path, block, named: str):
+    with pytest.raises(ManifestError, match=named):
+        open_model(edit(folder, lambda d: d["serving"].update(precision=block)))

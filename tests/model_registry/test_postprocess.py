@@ -8,7 +8,7 @@ import pytest
 
 from model_registry.errors import ContractError, UnsupportedModel
 from model_registry.manifest import Model, ModelClass, make_model
-from model_registry.postprocess import predict
+from model_registry.postprocess import argmax, predict
 
 
 def model(classes: int = 3, **fields: Any) -> Model:
@@ -66,3 +66,26 @@ def test_labels():
         predict(scores([0], [3]), labels)
     with pytest.raises(ContractError, match="labels from nan"):
         predict(scores([np.nan]), labels)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 9, 256])
+def test_argmax_is_numpys_with_ties(classes: int):
+    x = np.random.default_rng(classes).integers(0, 6, (3, classes, 17, 11)).astype(np.float32)
+    index, largest = argmax(x)
+    np.testing.assert_array_equal(index, x.argmax(axis=1))
+    np.testing.assert_array_equal(largest, x.max(axis=1))
+    assert index.dtype == np.uint8
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_no_class_is_made_of_what_is_not_finite(where: int, number: float):
+    x = scores([1, 2, 3], [3, 2, 1])
+    x[0, where, 0, 1] = number
+    with pytest.raises(ContractError, match="50 % of the network's answers are not finite"):
+        predict(x, model())
+
+
+def test_a_binary_answer_must_be_finite():
+    with pytest.raises(ContractError, match="not finite"):
+        predict(scores([np.nan], [0.0]), model(2, activation="sigmoid"))

@@ -8,8 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from model_registry import live, testing
+from model_registry import live, moat, testing
+from model_registry.candidates import installed
+from model_registry.choice import choose
 from model_registry.live import LoadedModel
+from model_registry.runtimes import load_runner
+from model_registry.runtimes._cpu import has_bf16
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.real
@@ -55,6 +59,26 @@ def test_dynamic_world(tmp_path: Path, real: Path, scene):
     assert differing(halo) == 0
     assert differing(0) > 0.01, "without a halo seams must show, or this test proves nothing"
     assert differing(halo, shift=1) > 0.01, "windows off the period must differ, or the period is wrong"
+
+
+def test_dynamic_world_in_openvino(tmp_path: Path, real: Path, scene):
+    """The same map in fp32 and no seams in either; in bf16 it moves far more pixels than "auto" allows."""
+    if not installed("openvino"):
+        pytest.skip("openvino is not installed")
+    loaded = load_dynamic_world(tmp_path / "m", real, "dn", dtypes=["uint16", "int16"])
+    window = np.ascontiguousarray(scene[0][None, :, 300:556, 300:556])
+    reference = load_runner(loaded.model)(window, probabilities=True)
+    two = np.sort(reference.probabilities, axis=1)
+    fp32 = load_runner(loaded.model, runtime="openvino")
+    moved = fp32(window).classes != reference.classes
+    assert not (moved & (two[:, -1] - two[:, -2] > 1e-4)).any() and moved.mean() < 1e-4
+    assert moat.fault(fp32, loaded.model) == ""
+    if has_bf16():
+        bf16 = load_runner(loaded.model, runtime="openvino", precision="bf16")
+        assert moat.fault(bf16, loaded.model) == ""
+        assert 0.005 < np.mean(bf16(window).classes != reference.classes) < 0.05
+        choice = choose(loaded.model, "auto", samples=[window[0]])
+        assert choice.precision == "fp32" and any("% of the pixels, 0.5 % are allowed" in r for r in choice.reasons)
 
 
 @pytest.mark.slow

@@ -17,6 +17,9 @@ def put(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
+V1 = {"quota": "200000", "period": "100000"}
+
+
 @pytest.mark.parametrize(
     ("cgroup", "files", "expected"),
     [
@@ -27,8 +30,7 @@ def put(root: Path, files: dict[str, str]) -> Path:
         ("0::/a/b\n", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "400000 100000"}, 1.0),
         # A container that sees the host's path, but mounts its own group at the root.
         ("0::/docker/0123\n", {"cpu.max": "150000 100000"}, 1.5),
-        ("4:cpu,cpuacct:/x\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "200000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
-         2.0),
+        ("4:cpu,cpuacct:/x\n", {f"cpu,cpuacct/x/cpu.cfs_{k}_us": v for k, v in V1.items()}, 2.0),
         ("4:cpu,cpuacct:/x\n", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
         ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
         ("9:memory:/\n", {"memory/cpu.cfs_quota_us": "1", "memory/cpu.cfs_period_us": "1"}, None),

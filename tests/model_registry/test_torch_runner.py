@@ -11,6 +11,7 @@ import yaml
 
 from model_registry import live, testing
 from model_registry.artifacts import checksum_of
+from model_registry.candidates import installed
 from model_registry.errors import ArtifactError, ContractError, UnsupportedModel
 from model_registry.manifest import Model, open_model
 from model_registry.runtimes import load_runner
@@ -155,3 +156,53 @@ def test_absent_torch_says_what_to_install(model: Model, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UnsupportedModel, match=r"pip install titiler-inference\[torch\]"):
         load_runner(model, threads=1)
+
+
+def test_bf16_is_set_where_it_is_called_and_moves_little(model: Model):
+    """Autocast belongs to a thread too; and a caller's own must not reach an fp32 runner."""
+    fp32, bf16 = (load_runner(model, threads=1, precision=p) for p in ("fp32", "bf16"))
+    x = np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)
+    expected = fp32.logits(x)
+    got: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: got.append(bf16.logits(x)))
+    thread.start()
+    thread.join()
+    assert got[0].dtype == np.float32 and 0 < np.abs(got[0] - expected).max() < 0.1
+    assert not torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(fp32.logits(x), expected)
+    assert (bf16.runtime, bf16.precision) == ("torch", "bf16")
+    with pytest.raises(UnsupportedModel, match="fp16"):
+        load_runner(model, precision="fp16")
+
+
+def test_memory_that_does_not_suffice_is_not_the_models_fault(model: Model, monkeypatch: pytest.MonkeyPatch):
+    run = load_runner(model, threads=1)
+
+    def full(_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(run, "_network", full)
+    with pytest.raises(MemoryError, match=r"\[1, 3, 8, 8\]"):
+        run.logits(np.zeros((1, 3, 8, 8), dtype=np.float32))
+
+
+@pytest.mark.parametrize("size", [None, (64, 32)])
+def test_openvino_takes_the_same_weights(tmp_path: Path, size):
+    if not installed("openvino"):
+        pytest.skip("openvino is not installed")
+    folder = write(tmp_path / "m")
+    if size:
+        document = yaml.safe_load((folder / "model.yaml").read_text())
+        document["properties"]["input"][0]["input"]["shape"] = [-1, 3, *size]
+        (folder / "model.yaml").write_text(yaml.safe_dump(document))
+    model = open_model(folder)
+    reference, run = load_runner(model, threads=1), load_runner(model, threads=1, runtime="openvino")
+    assert run.demands.fixed == size
+    for shape in [(2, 3, *size)] if size else [(1, 3, 64, 64), (2, 3, 32, 80)]:
+        x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        wanted, got = reference(x, probabilities=True), run(x, probabilities=True)
+        np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=1e-5)
+        assert np.mean(got.classes != wanted.classes) < 1e-3
+    with pytest.raises(ContractError):
+        run.logits(np.zeros((1, 3, 30, 30), dtype=np.float32))

@@ -209,26 +209,17 @@ def blocks(array: NDArray[Any]) -> NDArray[Any]:
     return array.reshape(128, 2, 128, 2)
 
 
-def test_a_coarser_grid_uses_the_pixels_that_have_data(served: Host, missing: tuple[Path, dict[str, Any]]) -> None:
+def test_a_coarser_grid_has_data_where_half_of_a_pixel_has(served: Host, missing: tuple[Path, dict[str, Any]]) -> None:
     """Means over what is there: nodata values never count as brightness."""
     scene, query = missing
     values, mask = served.npy(f"coarse/{PATH}.npy", scene, **query)
     values, mask = values[::2, ::2], mask[::2, ::2]
-    lost, whole = blocks(hole()).all(axis=(1, 3)), ~blocks(hole()).any(axis=(1, 3))
-    assert lost.sum() > 500 and (~lost & ~whole).sum() > 200
-    assert (mask[lost] == 0).all()
-    assert (mask[whole] == 255).all()
+    there = blocks(~hole()).sum(axis=(1, 3))
+    assert all((there == count).sum() > 20 for count in range(5))
+    assert np.array_equal(mask == 255, there >= 2)
     # The blocks of `gray` are even, so a mean of what is there is one of its values.
-    expected = np.where(hole(), -1, truth()).reshape(128, 2, 128, 2).max(axis=(1, 3))
-    assert np.array_equal(values[mask == 255], expected[mask == 255])
-
-
-def test_a_coarser_grid_keeps_pixels_with_some_data(served: Host, tmp_path: Path) -> None:
-    some = ~blocks(hole()).all(axis=(1, 3))
-    for name in ("value", "mask band", "alpha", "declared NaN", "query"):
-        write, query = KINDS[name]
-        _, mask = served.npy(f"coarse/{PATH}.npy", write(tmp_path / f"{name}.tif"), **query)
-        assert np.array_equal(mask[::2, ::2] == 255, some), name
+    expected = blocks(np.where(hole(), -1, truth())).max(axis=(1, 3))
+    assert np.array_equal(values[there >= 2], expected[there >= 2])
 
 
 def test_a_finer_grid_has_no_class_inside_holes(served: Host, missing: tuple[Path, dict[str, Any]]) -> None:
@@ -305,12 +296,12 @@ def test_on_a_resampled_grid_the_fill_is_put_in_after_resampling(
     scene = write_scene(tmp_path / "s.tif", np.where(hole(), 0, pixels), transform=ALIGNED, nodata=0)
     weight = blocks(~hole()).sum(axis=(1, 3))
     sums = np.where(hole(), 0, pixels[0].astype(np.float64)).reshape(128, 2, 128, 2).sum(axis=(1, 3))
-    seen = np.where(weight > 0, sums / np.maximum(weight, 1), 90).astype(np.float32)
+    seen = np.where(weight >= 2, sums / np.maximum(weight, 1), 90).astype(np.float32)
     onnx = models["coarse_fill90"] / "model.onnx"
     expected, lead = best_and_lead(whole_scores(onnx, seen[None] / np.float32(255), pad=4))
     values, mask = served.npy(f"coarse_fill90/{PATH}.npy", scene)
-    assert np.array_equal(mask[::2, ::2] == 255, weight > 0)
-    assert (values[::2, ::2] == expected)[(weight > 0) & (lead > 1e-4)].all()
+    assert np.array_equal(mask[::2, ::2] == 255, weight >= 2)
+    assert (values[::2, ::2] == expected)[(weight >= 2) & (lead > 1e-5)].all()
 
 
 def test_scene_edges_are_reflected_and_not_black(served: Host, models: dict[str, Path], tmp_path: Path) -> None:
@@ -393,5 +384,5 @@ def test_any_and_all_hold_on_a_resampled_grid_too(
 ) -> None:
     scene = write_scene(tmp_path / "c.tif", colours(bands, 0), transform=ALIGNED, nodata=0)
     _, mask = coloured.npy(f"{rule}_coarse/{PATH}.npy", scene)
-    masked = blocks(hole()).all(axis=(1, 3)) & (rule == "any" or len(bands) == 3)
+    masked = (blocks(hole()).sum(axis=(1, 3)) > 2) & (rule == "any" or len(bands) == 3)
     assert np.array_equal(mask[::2, ::2] == 0, masked)

@@ -90,9 +90,7 @@ def one_pass(network: Path, pixels: NDArray[Any]) -> NDArray[np.int64]:
 def padded(pixels: NDArray[Any], before: int, height: int, width: int) -> NDArray[Any]:
     """[bands, height, width] with the pixels at (before, before) and reflection around them."""
     _, rows, cols = pixels.shape
-    return np.pad(
-        pixels, ((0, 0), (before, height - rows - before), (before, width - cols - before)), mode="reflect"
-    )
+    return np.pad(pixels, ((0, 0), (before, height - rows - before), (before, width - cols - before)), mode="reflect")
 
 
 def test_dynamic_world_over_thailand_equals_the_reference_mask(served: Host, shared: Path) -> None:
@@ -172,7 +170,9 @@ def test_naip_over_wetlands_agrees_with_the_one_pass_reference(served: Host, sha
         reference = dataset.read(1)
     classes, seen = mosaic(served, "naip5", scene, 15)
     inner = (slice(64, 656), slice(64, 856))
-    assert (classes[: reference.shape[0], : reference.shape[1]] == reference)[inner][seen[:720, :928][inner]].mean() > 0.97
+    assert (classes[: reference.shape[0], : reference.shape[1]] == reference)[inner][
+        seen[:720, :928][inner]
+    ].mean() > 0.97
     tile = next(iter(tiles_over(scene, 15)))
     answer = served.get(f"naip5/tiles/WebMercatorQuad/15/{tile.x}/{tile.y}.png", scene)
     assert answer.headers["x-exactness"] == "bounded"

@@ -156,6 +156,19 @@ def test_the_same_network_at_the_scenes_own_scale_would_differ(models: dict[str,
     assert (native[rows[:, None], cols] != expected).mean() > 0.05
 
 
+def test_reading_in_small_strips_changes_nothing(
+    served: Host, models: dict[str, Path], scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resampling holds little of the scene at once; its answer does not depend on how little, to the last bit."""
+    path, style = "tiles/Aligned/5/0/0.npy", {"output": "confidence"}
+    names = ["one", "third", "three_quarters"]
+    whole = [served.npy(f"{name}/{path}", scene, **style) for name in names]
+    monkeypatch.setattr("tiler.pixels.MAX_SCENE_PIXELS", 2000)
+    fresh = host(models, factory={"supported_tms": TMS})
+    for name, answer in zip(names, whole, strict=True):
+        assert np.array_equal(fresh.npy(f"{name}/{path}", scene, **style), answer)
+
+
 @pytest.mark.parametrize("zoom", [7, 8])
 def test_zoomed_in_each_pixel_becomes_a_block(served: Host, models: dict[str, Path], scene: Path, zoom: int) -> None:
     expected, lead = best_and_lead(scores_at(models, "half"))

@@ -100,5 +100,6 @@ def _serving(weights: Path, halo: int) -> dict[str, Any]:
         "resolution": {"value": 0.5, "unit": "m", "tolerance": 0.01, "policy": "resample"},
         "window": {"multiple": period, "period": period, "halo": halo, "preferred": 512},
         "output": {"emits": "logits", "activation": "softmax"},
+        "precision": {"default": "auto", "allowed": ["bf16"], "max_moved": 0.005},
         "nodata": {"fill": 0, "mask": "any"},
     }

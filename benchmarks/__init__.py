@@ -1,0 +1,1 @@
+"""What serving costs, in ratios measured within one run: `python -m benchmarks`. See README.md beside this file."""

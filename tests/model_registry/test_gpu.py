@@ -1,0 +1,53 @@
+"""On a CUDA device: the same classes as on the CPU, raw integers in, class numbers out, low precision within bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_registry import live
+from model_registry.candidates import candidates
+from model_registry.manifest import open_model
+from model_registry.runtimes import load_runner
+
+pytestmark = pytest.mark.gpu
+torch = pytest.importorskip("torch")
+DEMO = Path(__file__).resolve().parents[2] / "tiler" / "demo" / "model"
+
+
+@pytest.fixture(autouse=True)
+def needs_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no GPU")
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 256, (1, 3, 32, 32)), np.ones((8, 8))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_classes_of_cpu_and_gpu_agree(image: np.ndarray, dtype: str):
+    model = open_model(DEMO)
+    wanted = load_runner(model)(image.astype(dtype), probabilities=True)
+    two = np.sort(wanted.probabilities, axis=1)
+    for candidate in candidates(model, "cuda"):
+        run = load_runner(model, "cuda", None, *candidate)
+        got = run(image.astype(dtype))
+        moved = got.classes != wanted.classes
+        assert got.classes.dtype == np.uint8 and got.probabilities is None
+        if candidate.precision == "fp32":
+            assert not (moved & (two[:, -1] - two[:, -2] > 1e-4)).any()
+        else:
+            assert moved.mean() < 0.02, candidate
+        np.testing.assert_array_equal(run(image.astype(dtype), probabilities=True).classes, got.classes)
+
+
+def test_auto_chooses_and_says_why(image: np.ndarray):
+    loaded = live.load(DEMO, "cuda", policy="auto", samples=list(image))
+    print(loaded.choice)
+    assert loaded.choice.runtime == "torch" and loaded.choice.reasons
+    assert all(trial.pixels_per_second > 0 for trial in loaded.choice.trials)
