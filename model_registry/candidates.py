@@ -105,9 +105,9 @@ def machine(device: str) -> str:
         return _cpu.name()
     if not installed("torch"):
         return device
-    import torch
+    from model_registry.runtimes.torch import device_name
 
-    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else device
+    return device_name(device)
 
 
 def _capability(device: str) -> tuple[int, int]:

@@ -20,7 +20,9 @@ STOREYS = (
     {"engine"},
     {"metrics", "predict"},
     {"info", "reader"},
-    {"documents", "extension"},
+    {"documents", "routes"},
+    {"params", "tiles"},
+    {"extension"},
     {"app"},
     {"cli"},
 )
@@ -28,7 +30,7 @@ STOREYS = (
 # The way of a tile: these arrows must be there.
 WAY = {
     "app": {"extension"},
-    "extension": {"predict", "reader"},
+    "extension": {"predict", "reader", "tiles"},
     "reader": {"predict", "catalog"},
     "predict": {"engine", "grid", "assemble"},
     "engine": {"cache", "flight", "device", "pixels"},
@@ -36,18 +38,18 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension",
-    "starlette": "tiler/app tiler/extension tiler/middleware",
-    "titiler": "tiler/app tiler/extension",
+    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes",
+    "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
+    "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli",
     "typer": "tiler/cli",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli tiler/demo/canvas tiler/demo/scene tiler/extension tiler/grid tiler/paint "
-    "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/values tiler/zoom",
-    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/reader",
+    "rasterio": "tiler/allowed tiler/cli tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
+    "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
+    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/reader tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",
     "safetensors": "model_registry/runtimes/torch tiler/demo/train",
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",

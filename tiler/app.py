@@ -38,29 +38,18 @@ from tiler.allowed import UrlReader, allowed_path
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
-from tiler.extension import (
-    NO_STORE,
-    SHORT,
-    InferenceFactory,
-    InferenceRoute,
-    TileRequest,
-    answer_tile,
-    classes_of,
-    http_error,
-    inference_params,
-    inferenceExtension,
-    offered_format,
-    open_reader,
-    sub_factory,
-)
+from tiler.extension import InferenceFactory, classes_of, inferenceExtension, sub_factory
 from tiler.imagery import Imagery
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
+from tiler.params import inference_params, offered_format
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
+from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
 from tiler.scene import SceneRef, open_scene
 from tiler.settings import Settings
 from tiler.shared_cache import SharedCache
+from tiler.tiles import TileRequest, answer_tile, open_reader
 from tiler.vendor import static_dir
 
 logger = logging.getLogger(__name__)

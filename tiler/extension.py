@@ -5,290 +5,39 @@ feature, bbox, preview and OpenAPI are TiTiler's own code. Only the tile endpoin
 """
 
 import functools
-import hashlib
-import inspect
-import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, ClassVar, Literal
 
 import attrs
-import numpy
-import rasterio
 from attrs import define
 from attrs import field as attr_field
-from fastapi import APIRouter, Depends, HTTPException, Path, Query
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import Field
-from rio_tiler.errors import RioTilerError
 from rio_tiler.io import Reader
-from rio_tiler.models import ImageData
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from titiler.core.dependencies import DefaultDependency, StatisticsParams
+from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import BaseFactory, FactoryExtension, TilerFactory, img_endpoint_params
 from titiler.core.resources.enums import ImageType
-from titiler.core.telemetry import operation_tracer
 
 from model_registry import LoadedModel
-from tiler.assemble import band_names
-from tiler.cache import Encoded
 from tiler.catalog import Catalog
 from tiler.documents import running
 from tiler.engine import Engine
-from tiler.errors import (
-    BusyError,
-    DeviceError,
-    ForbiddenSource,
-    InferenceError,
-    MisfitError,
-    OutsideError,
-    ReadError,
-    RequestError,
-    SceneError,
-    UnknownNameError,
+from tiler.params import (
+    RenderParams,
+    StatsParams,
+    ViewParams,
+    checked_colormap,
+    inference_params,
+    no_process,
+    offered_format,
 )
-from tiler.layer import Layer
-from tiler.middleware import LISTENS, METHODS, run_until_gone
-from tiler.paint import CLEAR, Color, ColorMap, check_format, encode
-from tiler.predict import Limits, TileAnswer, predict_tile
-from tiler.reader import PredictingReader, Service, image_of, reader_of
-from tiler.values import Output, Style
-from tiler.waiting import Origin
-
-logger = logging.getLogger(__name__)
-
-# The one place where the domain's errors become HTTP. The first class that fits counts.
-STATUS_CODES: tuple[tuple[type[InferenceError], int], ...] = (
-    (UnknownNameError, 404),
-    (OutsideError, 404),
-    (ForbiddenSource, 403),
-    (RequestError, 400),
-    (SceneError, 422),
-    (MisfitError, 422),
-    (BusyError, 503),
-    (ReadError, 502),
-    (DeviceError, 500),
-    (InferenceError, 400),
-)
-
-# A URL that names a revision can never change; any other may with the next model.
-IMMUTABLE = "public, max-age=31536000, immutable"
-SHORT = "public, max-age=60"
-NO_STORE = "no-store"
-
-
-def http_error(error: InferenceError) -> HTTPException:
-    """The HTTP answer of a domain error: JSON with a `detail` that says reason and remedy."""
-    status = next(code for kind, code in STATUS_CODES if isinstance(error, kind))
-    headers = {"Cache-Control": NO_STORE}
-    if isinstance(error, BusyError):
-        headers["Retry-After"] = str(error.retry_after)
-    if status >= 500 and status != 503:
-        logger.error("%s", error, exc_info=error)
-    return HTTPException(status, detail=str(error), headers=headers)
-
-
-class InferenceRoute(APIRoute):
-    """A route that needs no help of the host application: it answers our errors, and drops what nobody waits for."""
-
-    def get_route_handler(self) -> Callable[..., Any]:
-        """Wrap the endpoint, dependencies included."""
-        handler = super().get_route_handler()
-
-        async def translated(request: Request) -> Response:
-            try:
-                response: Response = await until_gone(request, handler)
-            except InferenceError as error:
-                raise http_error(error) from error
-            return response
-
-        return translated
-
-
-async def until_gone(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Answer a request, or give its work up when its client has gone.
-
-    The host may have no cancelling middleware, and may have some that hide the closed connection from a poll; what they
-    cannot hide is the connection's own message.
-    """
-    if request.method not in METHODS or LISTENS in request.scope:
-        return await handler(request)
-    answered: list[Response] = []
-
-    async def answer() -> None:
-        answered.append(await handler(request))
-
-    await run_until_gone(answer, request.receive)
-    # Nobody reads this one: its client has gone.
-    return answered[0] if answered else Response(status_code=499)
-
-
-@dataclass
-class ViewParams(DefaultDependency):
-    """How scores become pixels, in TiTiler's words."""
-
-    resampling: Annotated[
-        Literal["nearest", "bilinear"] | None,
-        Query(description="How predictions are warped; bilinear warps probabilities. Defaults to `nearest`."),
-    ] = None
-
-
-@dataclass
-class RenderParams(DefaultDependency):
-    """Rendering options that make sense for predictions."""
-
-    add_mask: Annotated[
-        bool | None, Query(alias="return_mask", description="Make pixels without a class transparent. Default: true.")
-    ] = None
-
-
-@dataclass
-class StatsParams(StatisticsParams):
-    """TiTiler's statistics options; a percentile that is none is the client's mistake."""
-
-    def __post_init__(self) -> None:
-        """Check the percentiles."""
-        super().__post_init__()  # type: ignore[no-untyped-call]
-        wrong = [value for value in self.percentiles or () if not 0 <= value <= 100]
-        if wrong:
-            raise RequestError(f"p={wrong[0]} is not a percentile", "Give whole numbers from 0 to 100")
-
-
-def inline(dependency: Callable[..., Any]) -> Callable[..., Any]:
-    """A dependency that only parses, run on the event loop.
-
-    FastAPI runs every synchronous one, classes included, in a shared thread: ten hops a tile, and all of them wait when
-    those threads are busy.
-    """
-
-    async def parse(*args: Any, **kwargs: Any) -> Any:
-        return dependency(*args, **kwargs)
-
-    # Evaluated here: FastAPI would look for a string annotation's names in this module and not in the dependency's.
-    parse.__signature__ = inspect.signature(dependency, eval_str=True)  # type: ignore[attr-defined]
-    return parse
-
-
-def no_process() -> None:
-    """Predictions are not put through TiTiler's algorithms: a hillshade of class numbers is rubbish."""
-
-
-def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., Any]:
-    """The reader dependency: a model, the few queries of ours, and the host reader's own options.
-
-    Args:
-        parent: the host factory's reader dependency.
-        model: annotation of the path parameter `model`, or the name of the one model there is.
-    """
-    fixed = model if isinstance(model, str) else None
-    named: Any = model
-
-    @dataclass(kw_only=True)
-    class StyleParams(DefaultDependency):
-        """What is wanted of the model."""
-
-        output: Annotated[Output, Query(description="Class numbers, probabilities per class, or confidence")] = "class"
-        class_names: Annotated[
-            str | None,
-            Query(alias="class", description="Classes to show (names or numbers, comma-separated); default all"),
-        ] = None
-        threshold: Annotated[
-            float | None, Query(ge=0, le=1, description="Mask pixels whose best probability is lower")
-        ] = None
-        indexes: Annotated[
-            list[int] | None, Query(alias="bidx", description="Bands of the scene in the model's order")
-        ] = None
-        nodata: Annotated[
-            Literal["nan"] | int | float | None, Query(description="Overwrite the scene's nodata value")
-        ] = None
-        reader_options: Any = Depends(inline(parent) if parent is DefaultDependency else parent)
-        model: str = field(init=False, default=fixed or "")
-
-        def as_dict(self, exclude_none: bool = True) -> dict[str, Any]:
-            """Keyword arguments of the predicting reader."""
-            given = {name: value for name, value in vars(self).items() if value is not None or not exclude_none}
-            given |= {"model": self.model, "reader_options": self.reader_options.as_dict()}
-            if self.nodata is not None:
-                given["nodata"] = numpy.nan if self.nodata == "nan" else float(self.nodata)
-            return given
-
-    if fixed is not None:
-        return StyleParams
-
-    # A function, and no class that demands a model: TiTiler's WMTS calls whatever has queries with those alone.
-    def params_of_model(model: named, params: Annotated[Any, Depends(inline(StyleParams))]) -> Any:
-        params.model = model
-        return params
-
-    return params_of_model
-
-
-def checked_colormap(dependency: Callable[..., Any]) -> Callable[..., Any]:
-    """A colormap dependency that answers 400 to whatever the host's own cannot parse."""
-
-    @functools.wraps(dependency)
-    def parse(*args: Any, **kwargs: Any) -> Any:
-        try:
-            colormap = dependency(*args, **kwargs)
-            # Only what paints now is right: a colour that cannot be painted would be a 500 at the first tile.
-            if isinstance(colormap, Mapping):
-                return {int(key): _color(color) for key, color in colormap.items() if 0 <= int(key) <= 255}
-            if colormap is not None:
-                return [((float(low), float(high)), _color(color)) for (low, high), color in colormap]
-            return None
-        except HTTPException as error:
-            # TiTiler's own answer to broken JSON; whatever else a host refuses stays the host's word.
-            if not isinstance(error.__cause__, ValueError):
-                raise
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RioTilerError):
-            pass
-        raise HTTPException(
-            400,
-            'The colormap cannot be parsed. Give JSON such as {"0": "#ff0000", "1": [0, 255, 0, 255]}.',
-            headers={"Cache-Control": NO_STORE},
-        )
-
-    return parse
-
-
-def _color(parts: Sequence[Any]) -> Color:
-    """Red, green, blue and alpha of 0..255; ValueError otherwise."""
-    red, green, blue, alpha = (int(part) for part in parts)
-    if not all(0 <= part <= 255 for part in (red, green, blue, alpha)):
-        raise ValueError(f"{parts} is not a colour")
-    return red, green, blue, alpha
-
-
-async def offered_format(request: Request) -> None:
-    """A dependency that refuses a format before anything is inferred for it. FastAPI refuses those it does not know."""
-    wanted = request.path_params.get("format")
-    if wanted in {item.value for item in ImageType}:
-        check_format(wanted)
-
-
-def render(
-    image: ImageData,
-    colormap: ColorMap | None = None,
-    output_format: ImageType | None = None,
-    add_mask: bool = True,
-    **_: Any,
-) -> tuple[bytes, str]:
-    """TiTiler's `render_func` for predictions: PNG unless told otherwise, indexed, masked pixels transparent."""
-    palette: ColorMap = colormap if colormap is not None else dict[int, Color]()
-    return encode(
-        image.array.data,
-        # Not image.mask: that of floats has finite numbers other than 0 for what is masked.
-        numpy.asarray(~numpy.ma.getmaskarray(image.array).all(axis=0), bool),
-        output_format=output_format.value if output_format else "png",
-        colormap=palette,
-        nodata=int(image.nodata) if image.nodata is not None else CLEAR,
-        crs=image.crs,
-        transform=image.transform,
-        add_mask=add_mask,
-    )
+from tiler.predict import Limits
+from tiler.reader import Service, reader_of
+from tiler.routes import InferenceRoute, inline
+from tiler.tiles import TileRequest, answer_tile, open_reader, render
 
 
 class InferenceFactory:
@@ -361,130 +110,6 @@ def tile_endpoint(factory: Any) -> Callable[..., Any]:
         )
 
     return tile
-
-
-@dataclass(frozen=True)
-class TileRequest:
-    """One tile as asked for; everything but the layer that decides its bytes."""
-
-    z: int
-    x: int
-    y: int
-    tilesize: int | None = None
-    scale: int = 1
-    format: ImageType = ImageType.png
-    colormap: ColorMap | None = None
-    view: Mapping[str, Any] = field(default_factory=dict)
-    render: Mapping[str, Any] = field(default_factory=dict)
-
-
-def open_reader(
-    reader: type[PredictingReader], src_path: Any, env: Mapping[str, Any], **options: Any
-) -> PredictingReader:
-    """Open a predicting reader under the request's GDAL environment."""
-    with rasterio.Env(**env):
-        return reader(src_path, **options)
-
-
-async def answer_tile(
-    request: Request, service: Service, open_it: Callable[[], PredictingReader], wanted: TileRequest
-) -> Response:
-    """The HTTP answer of one tile: 304 if the client has it, else predicted, painted and encoded.
-
-    Args:
-        request: for its `If-None-Match`.
-        service: engine and limits.
-        open_it: finds the layer; blocking.
-        wanted: the tile.
-    """
-    reader = await service.engine.open(open_it)
-    layer = reader.layer
-    style = replace(reader.style, resampling=wanted.view.get("resampling", "nearest"))
-    colormap = wanted.colormap or reader.colormap
-    etag = etag_of(layer, str(reader.tms.id), style, colormap, wanted)
-    headers = {"ETag": etag, "Cache-Control": IMMUTABLE if reader.pinned else SHORT, **layer_headers(layer)}
-    if client_has(request, etag):
-        return Response(status_code=304, headers=headers)
-    check_format(wanted.format.value, len(band_names(layer, style)))
-    engine = service.engine
-    if (kept := engine.pictures.get(etag)) is not None:
-        headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
-        return Response(kept.content, media_type=kept.media_type, headers=headers)
-    tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
-    with operation_tracer("inference.predict", {"model": layer.model.name, "revision": layer.revision}) as span:
-        answer = await predict_tile(
-            layer,
-            reader.tms,
-            (wanted.z, wanted.x, wanted.y),
-            tilesize,
-            style,
-            engine,
-            service.limits,
-            origin_of(request, wanted.z),
-        )
-        span.set_attributes({"kind": answer.kind, "cells": answer.source, **seconds_of(answer)})
-    begun = time.monotonic()
-    with operation_tracer("inference.encode"):
-        content, media_type = await engine.finish(
-            render,
-            image_of(layer, answer.picture),
-            colormap=colormap,
-            output_format=wanted.format,
-            **wanted.render,
-        )
-    encode = time.monotonic() - begun
-    engine.pictures.put(etag, Encoded(content, media_type, answer.kind))
-    engine.observe("warp", answer.warp)
-    engine.observe("encode", encode)
-    headers |= {
-        "X-Inference": answer.kind,
-        "X-Cache": answer.source,
-        "Server-Timing": server_timing({**seconds_of(answer), "encode": encode}),
-    }
-    return Response(content, media_type=media_type, headers=headers)
-
-
-def origin_of(request: Request, level: int) -> Origin:
-    """Who asks, as far as a request tells: address (the first that a proxy names) and program."""
-    host = request.client.host if request.client else ""
-    forwarded = request.headers.get("x-forwarded-for", "").partition(",")[0].strip()
-    return Origin(f"{forwarded or host} {request.headers.get('user-agent', '')}", level)
-
-
-def seconds_of(answer: TileAnswer) -> dict[str, float]:
-    """Seconds of a tile's stages: its slowest window's, if one was inferred for it, and putting it together."""
-    stages = {} if answer.stages is None else answer.stages._asdict()
-    return {**stages, "warp": answer.warp}
-
-
-def server_timing(stages: Mapping[str, float]) -> str:
-    """Stages in milliseconds, as the Server-Timing header wants them (W3C)."""
-    return ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in stages.items())
-
-
-def client_has(request: Request, etag: str) -> bool:
-    """Whether If-None-Match names the tile; compared weakly, since a proxy that compresses weakens it (RFC 9110)."""
-    named = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
-    return etag in named or "*" in named
-
-
-def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest) -> str:
-    """A strong ETag: the revision and everything of the request that decides a byte."""
-    colors = sorted(colormap.items()) if isinstance(colormap, Mapping) else list(colormap)
-    tile = (wanted.z, wanted.x, wanted.y, wanted.tilesize, wanted.scale, wanted.format.value, dict(wanted.render))
-    decides = repr((layer.revision, tms_id, style, colors, tile))
-    return f'"{layer.revision}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"'
-
-
-def layer_headers(layer: Layer) -> dict[str, str]:
-    """What every answer says of its layer: model, exactness, and the resolution when it is not the model's own."""
-    headers = {"X-Model": f"{layer.model.name}#{layer.model.digest[:12]}", "X-Revision": layer.revision}
-    if layer.model.exactness != "exact":
-        headers["X-Exactness"] = str(layer.model.exactness)
-    wanted = layer.model.resolution
-    if wanted is None or abs(layer.grid.gsd / wanted.value - 1) > 1e-3:
-        headers["X-GSD"] = f"{layer.grid.gsd:.6g}; model={wanted.value if wanted else 'unknown'}"
-    return headers
 
 
 def _no_renders(_: Any) -> dict[str, dict[str, Any]]:

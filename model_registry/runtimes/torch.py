@@ -141,6 +141,13 @@ def import_torch(device: str) -> Any:
     return torch
 
 
+def device_name(device: str) -> str:
+    """Return the name of the GPU behind `device`, or `device` itself where PyTorch sees none."""
+    import torch
+
+    return str(torch.cuda.get_device_name(device)) if torch.cuda.is_available() else device
+
+
 def build_network(model: Model, data: bytes) -> torch.nn.Module:
     """Return the model's architecture with the weights in `data`: float32, eval mode, no gradients, on the CPU."""
     network = _build(model)

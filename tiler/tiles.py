@@ -1,0 +1,171 @@
+"""One tile over HTTP: 304 if the client has it, else predicted, painted, encoded and kept."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy
+import rasterio
+from rio_tiler.models import ImageData
+from starlette.requests import Request
+from starlette.responses import Response
+from titiler.core.resources.enums import ImageType
+from titiler.core.telemetry import operation_tracer
+
+from tiler.assemble import band_names
+from tiler.cache import Encoded
+from tiler.layer import Layer
+from tiler.paint import CLEAR, Color, ColorMap, check_format, encode
+from tiler.predict import TileAnswer, predict_tile
+from tiler.reader import PredictingReader, Service, image_of
+from tiler.routes import IMMUTABLE, SHORT
+from tiler.values import Style
+from tiler.waiting import Origin
+
+
+@dataclass(frozen=True)
+class TileRequest:
+    """One tile as asked for; everything but the layer that decides its bytes."""
+
+    z: int
+    x: int
+    y: int
+    tilesize: int | None = None
+    scale: int = 1
+    format: ImageType = ImageType.png
+    colormap: ColorMap | None = None
+    view: Mapping[str, Any] = field(default_factory=dict)
+    render: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_reader(
+    reader: type[PredictingReader], src_path: Any, env: Mapping[str, Any], **options: Any
+) -> PredictingReader:
+    """Open a predicting reader under the request's GDAL environment."""
+    with rasterio.Env(**env):
+        return reader(src_path, **options)
+
+
+async def answer_tile(
+    request: Request, service: Service, open_it: Callable[[], PredictingReader], wanted: TileRequest
+) -> Response:
+    """The HTTP answer of one tile: 304 if the client has it, else predicted, painted and encoded.
+
+    Args:
+        request: for its `If-None-Match`.
+        service: engine and limits.
+        open_it: finds the layer; blocking.
+        wanted: the tile.
+    """
+    reader = await service.engine.open(open_it)
+    layer = reader.layer
+    style = replace(reader.style, resampling=wanted.view.get("resampling", "nearest"))
+    colormap = wanted.colormap or reader.colormap
+    etag = etag_of(layer, str(reader.tms.id), style, colormap, wanted)
+    headers = {"ETag": etag, "Cache-Control": IMMUTABLE if reader.pinned else SHORT, **layer_headers(layer)}
+    if client_has(request, etag):
+        return Response(status_code=304, headers=headers)
+    check_format(wanted.format.value, len(band_names(layer, style)))
+    engine = service.engine
+    if (kept := engine.pictures.get(etag)) is not None:
+        headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
+        return Response(kept.content, media_type=kept.media_type, headers=headers)
+    tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
+    with operation_tracer("inference.predict", {"model": layer.model.name, "revision": layer.revision}) as span:
+        answer = await predict_tile(
+            layer,
+            reader.tms,
+            (wanted.z, wanted.x, wanted.y),
+            tilesize,
+            style,
+            engine,
+            service.limits,
+            origin_of(request, wanted.z),
+        )
+        span.set_attributes({"kind": answer.kind, "cells": answer.source, **seconds_of(answer)})
+    begun = time.monotonic()
+    with operation_tracer("inference.encode"):
+        content, media_type = await engine.finish(
+            render,
+            image_of(layer, answer.picture),
+            colormap=colormap,
+            output_format=wanted.format,
+            **wanted.render,
+        )
+    encode = time.monotonic() - begun
+    engine.pictures.put(etag, Encoded(content, media_type, answer.kind))
+    engine.observe("warp", answer.warp)
+    engine.observe("encode", encode)
+    headers |= {
+        "X-Inference": answer.kind,
+        "X-Cache": answer.source,
+        "Server-Timing": server_timing({**seconds_of(answer), "encode": encode}),
+    }
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def origin_of(request: Request, level: int) -> Origin:
+    """Who asks, as far as a request tells: address (the first that a proxy names) and program."""
+    host = request.client.host if request.client else ""
+    forwarded = request.headers.get("x-forwarded-for", "").partition(",")[0].strip()
+    return Origin(f"{forwarded or host} {request.headers.get('user-agent', '')}", level)
+
+
+def seconds_of(answer: TileAnswer) -> dict[str, float]:
+    """Seconds of a tile's stages: its slowest window's, if one was inferred for it, and putting it together."""
+    stages = {} if answer.stages is None else answer.stages._asdict()
+    return {**stages, "warp": answer.warp}
+
+
+def server_timing(stages: Mapping[str, float]) -> str:
+    """Stages in milliseconds, as the Server-Timing header wants them (W3C)."""
+    return ", ".join(f"{name};dur={seconds * 1e3:.1f}" for name, seconds in stages.items())
+
+
+def client_has(request: Request, etag: str) -> bool:
+    """Whether If-None-Match names the tile; compared weakly, since a proxy that compresses weakens it (RFC 9110)."""
+    named = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    return etag in named or "*" in named
+
+
+def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest) -> str:
+    """A strong ETag: the revision and everything of the request that decides a byte."""
+    colors = sorted(colormap.items()) if isinstance(colormap, Mapping) else list(colormap)
+    tile = (wanted.z, wanted.x, wanted.y, wanted.tilesize, wanted.scale, wanted.format.value, dict(wanted.render))
+    decides = repr((layer.revision, tms_id, style, colors, tile))
+    return f'"{layer.revision}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"'
+
+
+def layer_headers(layer: Layer) -> dict[str, str]:
+    """What every answer says of its layer: model, exactness, and the resolution when it is not the model's own."""
+    headers = {"X-Model": f"{layer.model.name}#{layer.model.digest[:12]}", "X-Revision": layer.revision}
+    if layer.model.exactness != "exact":
+        headers["X-Exactness"] = str(layer.model.exactness)
+    wanted = layer.model.resolution
+    if wanted is None or abs(layer.grid.gsd / wanted.value - 1) > 1e-3:
+        headers["X-GSD"] = f"{layer.grid.gsd:.6g}; model={wanted.value if wanted else 'unknown'}"
+    return headers
+
+
+def render(
+    image: ImageData,
+    colormap: ColorMap | None = None,
+    output_format: ImageType | None = None,
+    add_mask: bool = True,
+    **_: Any,
+) -> tuple[bytes, str]:
+    """TiTiler's `render_func` for predictions: PNG unless told otherwise, indexed, masked pixels transparent."""
+    palette: ColorMap = colormap if colormap is not None else dict[int, Color]()
+    return encode(
+        image.array.data,
+        # Not image.mask: that of floats has finite numbers other than 0 for what is masked.
+        numpy.asarray(~numpy.ma.getmaskarray(image.array).all(axis=0), bool),
+        output_format=output_format.value if output_format else "png",
+        colormap=palette,
+        nodata=int(image.nodata) if image.nodata is not None else CLEAR,
+        crs=image.crs,
+        transform=image.transform,
+        add_mask=add_mask,
+    )
