@@ -43,6 +43,11 @@ ANYBODY = Origin()
 READ_LEAD = 1.5
 WAKE_UP = 0.003
 
+# A slow device's windows are kept so small that each takes about this many seconds, but never smaller than this: below
+# it the halo would cost more than the wait.
+WINDOW_SECONDS = 0.5
+MIN_WINDOW_PIXELS = 384 * 384
+
 # Pixels along each side of the window that warms a model up.
 WARM_UP = 256
 
@@ -333,7 +338,7 @@ class Engine:
             while not self._closing:
                 delay = self._delay() if len(self._waiting) else None
                 if delay is not None and delay <= 0:
-                    job = self._waiting.next(idle=self._formed == 0)
+                    job = self._waiting.next(idle=self._formed == 0, max_pixels=self._affordable())
                     if job is not None:
                         return self._formed_from(job)
                     delay = None
@@ -358,6 +363,11 @@ class Engine:
         self._formed += 1
         self._formed_pixels += window.pixels
         return work
+
+    def _affordable(self) -> int | None:
+        """Pixels that a window may have so that the device answers it within WINDOW_SECONDS; None while unknown."""
+        rate = max((device.rate for device in self.devices.values()), default=0.0)
+        return max(MIN_WINDOW_PIXELS, int(rate * WINDOW_SECONDS)) if rate > 0 else None
 
     def _delay(self) -> float | None:
         """Seconds until the next window should be formed; None: not before one that is formed is done.

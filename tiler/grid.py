@@ -213,25 +213,30 @@ def _mesh_error(view: View, grid: Grid, mesh: tuple[Coordinates, Coordinates]) -
 
 
 def _interpolate(corners: Coordinates, height: int, width: int) -> Coordinates:
-    """Bilinear interpolation of a regular mesh at the centres of `height` x `width` pixels."""
+    """Bilinear interpolation of a regular mesh at the centres of `height` x `width` pixels.
+
+    Not as a product of matrices: BLAS has threads of its own for it, which then spin on the cores that the network needs.
+    """
     intervals = corners.shape[0] - 1
 
-    def weights(count: int) -> Coordinates:
+    def between(count: int) -> tuple[NDArray[np.int64], Coordinates]:
         position = (np.arange(count) + 0.5) / count * intervals
         low = np.minimum(position.astype(np.int64), intervals - 1)
-        matrix = np.zeros((count, intervals + 1))
-        matrix[np.arange(count), low] = 1 - (position - low)
-        matrix[np.arange(count), low + 1] = position - low
-        return matrix
+        return low, position - low
 
-    if not np.isfinite(corners).all():
-        # A weight of 0 times NaN would be NaN along whole rows: spread NaN over the touching meshes only.
-        finite = np.nan_to_num(corners, nan=0.0, posinf=0.0, neginf=0.0)
-        bad = (~np.isfinite(corners)).astype(np.float64)
-        values = weights(height) @ finite @ weights(width).T
-        values[(weights(height) @ bad @ weights(width).T) > 0] = np.nan
-        return values
-    return np.asarray(weights(height) @ corners @ weights(width).T)
+    (row, down), (col, right) = between(height), between(width)
+
+    def blend(mesh: Coordinates) -> Coordinates:
+        lines = mesh[row] * (1 - down)[:, None] + mesh[row + 1] * down[:, None]
+        blended: Coordinates = lines[:, col] * (1 - right) + lines[:, col + 1] * right
+        return blended
+
+    if np.isfinite(corners).all():
+        return blend(corners)
+    # A weight of 0 times NaN would be NaN beside the touching meshes, too.
+    values = blend(np.nan_to_num(corners, nan=0.0, posinf=0.0, neginf=0.0))
+    values[blend((~np.isfinite(corners)).astype(np.float64)) > 0] = np.nan
+    return values
 
 
 def _to_grid(crs: CRS, grid: Grid, xs: list[float], ys: list[float]) -> tuple[Coordinates, Coordinates]:

@@ -121,11 +121,12 @@ class Waiting(Generic[Layer]):
         self._tidy(stack)
         return here
 
-    def next(self, *, idle: bool = False) -> Job[Layer] | None:
+    def next(self, *, idle: bool = False, max_pixels: int | None = None) -> Job[Layer] | None:
         """Take the next block: its cells leave the queue. None when nothing waits.
 
         Args:
             idle: True when no device has anything to do; then the first window stays small.
+            max_pixels: see `windows.form`.
         """
         for clients in self._clients:
             for name in list(clients):
@@ -137,7 +138,7 @@ class Waiting(Generic[Layer]):
                 # The client's turn is over: the next goes to whoever has waited longest for one.
                 clients.move_to_end(name)
                 waiting, layer = self._cells[ask.stack], self._layers[ask.stack]
-                block = form(waiting, ask.cells, layer.shape, first=idle)
+                block = form(waiting, ask.cells, layer.shape, first=idle, max_pixels=max_pixels)
                 taken = frozenset(cell for cell in block.cells() if waiting.pop(cell, None) is not None)
                 self._tidy(ask.stack)
                 return Job(layer, ask.stack.probabilities, block, taken)

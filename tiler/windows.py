@@ -76,7 +76,14 @@ class Shape:
         return not self.single and (rows * self.cell + side) * (cols * self.cell + side) <= self.max_pixels
 
 
-def form(waiting: Collection[Cell], seed: Iterable[Cell], shape: Shape, *, first: bool = False) -> Block:
+def form(
+    waiting: Collection[Cell],
+    seed: Iterable[Cell],
+    shape: Shape,
+    *,
+    first: bool = False,
+    max_pixels: int | None = None,
+) -> Block:
     """The next block to infer.
 
     Args:
@@ -84,14 +91,15 @@ def form(waiting: Collection[Cell], seed: Iterable[Cell], shape: Shape, *, first
         seed: those among them that are most urgent (one tile's), at least one.
         shape: limits.
         first: whether an idle engine waits for it; then it stays small.
+        max_pixels: what it may grow to, if less than `shape` allows (a slow device's answer must not take too long).
 
     Returns:
         A block that holds at least one cell of the seed, and hardly a cell that does not wait.
     """
     wanted = sorted(cell for cell in seed if cell in waiting)
     block = _largest_inside(wanted, shape)
-    if first:
-        shape = replace(shape, max_pixels=min(shape.max_pixels, FIRST_PIXELS))
+    limits = (shape.max_pixels, FIRST_PIXELS if first else None, max_pixels)
+    shape = replace(shape, max_pixels=min(limit for limit in limits if limit is not None))
     while (larger := _best_growth(block, waiting, shape)) is not None:
         block = larger
     return block
