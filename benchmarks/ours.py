@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections import deque
 from dataclasses import replace
@@ -85,6 +86,10 @@ def main() -> None:
         found = state.service.engine.counters
         return JSONResponse({name: getattr(found, name) for name in ("hits", "shared", "inferred", "dropped")})
 
+    async def threads(_: Request) -> JSONResponse:
+        """The system's numbers of our threads, by name; a runtime's own are none of them."""
+        return JSONResponse({str(thread.native_id): thread.name for thread in threading.enumerate()})
+
     async def pair(request: Request) -> JSONResponse:
         """The grid of a pair, and how its model runs."""
         names = request.path_params["scene"], request.path_params["model"]
@@ -111,6 +116,7 @@ def main() -> None:
         "forget": forget,
         "forget-pictures": forget_pictures,
         "counters": counters,
+        "threads": threads,
         "pair/{scene}/{model}": pair,
     }
     # Before the app's own, whose paths are mostly parameters.

@@ -102,6 +102,14 @@ class Served:
         """Cells inferred so far."""
         return int((await self._ask.json("/benchmark/counters"))["inferred"])
 
+    async def thread_seconds(self) -> dict[str, float]:
+        """CPU time so far by kind of thread: device, read, finish, open, MainThread, and the runtime's own."""
+        names, found = await self._ask.json("/benchmark/threads"), dict[str, float]()
+        for number, seconds in self.child.thread_seconds().items():
+            kind = names.get(number, "runtime").partition("-")[0].partition("_")[0]
+            found[kind] = found.get(kind, 0.0) + seconds
+        return found
+
     async def quiet(self) -> None:
         """Wait until nothing is under way any more."""
         before = -1

@@ -215,7 +215,7 @@ def _mesh_error(view: View, grid: Grid, mesh: tuple[Coordinates, Coordinates]) -
 def _interpolate(corners: Coordinates, height: int, width: int) -> Coordinates:
     """Bilinear interpolation of a regular mesh at the centres of `height` x `width` pixels.
 
-    Not as a product of matrices: BLAS has threads of its own for it, which then spin on the cores that the network needs.
+    No product of matrices: BLAS has threads of its own for it, which then spin on the cores that the network needs.
     """
     intervals = corners.shape[0] - 1
 

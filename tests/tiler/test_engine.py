@@ -164,15 +164,18 @@ def test_overlapping_requests_infer_no_cell_twice(place: World) -> None:
 
 def test_a_cell_asked_for_twice_in_one_request_is_one_cell(place: World) -> None:
     async def main() -> None:
-        layer, runner = place.layer()
-        with running() as engine:
+        layer, runner = place.layer(max_window_pixels=ONE)
+        with running(read_ahead=0) as engine:
             runner.gate.hold()
-            task = ask(engine, layer, [Cell(0, 0), Cell(0, 0), Cell(0, 1)])
+            first = ask(engine, layer, [Cell(9, 9)])
             await asyncio.to_thread(runner.gate.wait_for, 1)
-            assert engine.pending == 2
-            await gone(task)
+            twice = ask(engine, layer, [Cell(0, 0), Cell(0, 0), Cell(0, 1)])
+            await asyncio.sleep(0)
+            assert engine.pending == 3
+            await gone(twice)
+            assert engine.pending == 1 and engine.queued == 0 and engine.counters.dropped == 2
             runner.gate.open()
-            await soon(lambda: at_rest(engine))
+            place.check(layer, await first, [Cell(9, 9)])
 
     run(main())
 
@@ -727,18 +730,22 @@ def test_a_full_queue_refuses_and_recovers(place: World) -> None:
 def test_what_takes_too_long_is_given_up(place: World, blocking: bool) -> None:
     async def main() -> None:
         layer, runner = place.layer(max_window_pixels=FOUR)
-        with running(timeout=0.05, read_ahead=0) as engine:
+        with running(read_ahead=0) as engine:
             runner.gate.hold()
+            patient = ask(engine, layer, HERE)
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+            engine._timeout = 0.01
             with pytest.raises(BusyError, match="took longer"):
                 if blocking:
                     await asyncio.to_thread(engine.scores, layer, HERE + THERE)
                 else:
                     await engine.scores_async(layer, HERE + THERE)
-            assert engine.queued == 0
+            # What was not begun is dropped; what was begun goes on, and others still get it.
+            assert engine.queued == 0 and engine.counters.dropped == len(THERE)
             runner.gate.open()
+            place.check(layer, await patient, HERE)
             await soon(lambda: at_rest(engine))
-            # What was begun went on, and is kept; what was not begun was dropped.
-            assert len(runner.shapes) == 1 and engine.counters.dropped == len(HERE)
+            assert len(runner.shapes) == 1
 
     run(main())
 
@@ -953,9 +960,10 @@ def test_a_full_queue_is_503_that_nobody_keeps_and_it_recovers(http: Any, place:
 
 
 def test_too_slow_is_503(http: Any) -> None:
-    client, runner, engine, path = http(timeout=0.05)
+    client, runner, engine, path = http(timeout=0.01)
     runner.gate.hold()
     answer = client.get(path)
+    engine._timeout = DEADLINE
     assert answer.status_code == 503 and "retry-after" in answer.headers
     assert answer.headers["cache-control"] == "no-store"
     runner.gate.open()
@@ -983,8 +991,14 @@ def test_a_failed_read_is_502_that_nobody_keeps(http: Any, reads: Reads) -> None
 
 def test_a_failed_encoding_is_an_error_that_nobody_keeps(http: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client, runner, engine, path = http()
+    finish = engine.finish
+
+    async def broken(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        encodes = getattr(work, "__name__", "") == "render"
+        return await finish(int, "no number") if encodes else await finish(work, *args, **kwargs)
+
     with monkeypatch.context() as patch:
-        patch.setattr("tiler.extension.encode", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(engine, "finish", broken)
         answer = client.get(path)
         assert answer.status_code == 500 and "immutable" not in answer.headers.get("cache-control", "")
     assert len(engine.pictures) == 0
