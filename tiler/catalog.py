@@ -29,8 +29,8 @@ SAMPLE_SHAPE = (512, 512)
 class Catalog:
     """Loads each model once, when first asked for, and keeps layers for a while.
 
-    A scene's header is read again once its layer has been kept for `ttl` seconds: a scene that was replaced gets its
-    new revision then.
+    A local scene that was replaced gets its new revision at once; that of any other source when its layer has been kept
+    for `ttl` seconds and its header is read again.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Catalog:
         while True:
             with self._lock:
                 kept = self._layers.get(key)
-            if kept is not None:
+            if kept is not None and kept.scene.is_current:
                 return kept
             scene = open_it()
             loaded = self.model(model, partial(self._sample, scene, indexes))

@@ -7,7 +7,6 @@ window. What hangs over the scene's edge is reflected; what has no data is fille
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from rasterio.windows import Window
 
 from tiler.errors import ReadError
 from tiler.grid import Grid
-from tiler.scene import Scene, fingerprint_of, gdal_env
+from tiler.scene import Scene, fingerprint_of, gdal_env, state_of
 from tiler.values import Mask, Rect
 
 # Dataset handles are not thread-safe: every thread keeps its own, this many at most.
@@ -267,7 +266,7 @@ class _Handles(threading.local):
         Raises:
             ReadError: the file has changed since the scene was opened; its pixels belong to another revision.
         """
-        key, state = (scene.fingerprint, scene.env), _state(scene.source)
+        key, state = (scene.fingerprint, scene.env), state_of(scene.source)
         if key in self.open:
             dataset, opened_at = self.open[key]
             if opened_at == state:
@@ -283,15 +282,6 @@ class _Handles(threading.local):
             raise ReadError(f"{scene.display_name!r} has changed since it was opened", "Ask again in a minute")
         self.open[key] = dataset, state
         return dataset
-
-
-def _state(source: str) -> tuple[int, int] | None:
-    """Size and time of a local file; None for any other source."""
-    try:
-        stat = os.stat(source)
-    except (OSError, ValueError):
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 _handles = _Handles()

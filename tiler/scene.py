@@ -69,6 +69,7 @@ class Scene:
         nodata_given: True when the caller overrode the file's nodata.
         masked: True when nodata, a mask band or an alpha band can mask pixels.
         chosen: bands that the operator chose for the models, or None.
+        state: size in bytes and time of change (ns) of a local file when it was opened, else None.
         fingerprint: sha256 (hex) of source, header and a sample of the file's block index.
     """
 
@@ -85,6 +86,16 @@ class Scene:
     masked: bool
     fingerprint: str
     chosen: tuple[int, ...] | None = None
+    state: tuple[int, int] | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """False when a local file has been replaced or written since; a look at its size and time, no read.
+
+        A file that has gone, or lies elsewhere than on a disk, counts as what it was.
+        """
+        state = state_of(self.source)
+        return state is None or state == self.state
 
     @property
     def display_name(self) -> str:
@@ -235,7 +246,17 @@ def _describe(dataset: DatasetReader, source: str, env: dict[str, Any], nodata: 
         nodata_given=nodata is not None,
         masked=masked,
         fingerprint=fingerprint_of(dataset, source, nodata),
+        state=state_of(source),
     )
+
+
+def state_of(source: str) -> tuple[int, int] | None:
+    """Size and time of change (ns) of a local file; None for any other source."""
+    try:
+        stat = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def fingerprint_of(dataset: DatasetReader, source: str, nodata: float | None) -> str:

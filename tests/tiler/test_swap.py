@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from model_registry.testing import conv_chain, write_model
-from tests.tiler.helpers import RES, landscape, tiles_over, whole_scene, write_scene
+from tests.tiler.helpers import RES, landscape, scene_pixels_of_tile, tiles_over, whole_scene, write_scene
 from tiler.app import create_app
 from tiler.errors import MisfitError
 from tiler.settings import SceneSettings, Settings
@@ -83,8 +83,6 @@ def test_under_load_every_tile_is_wholly_one_version(
     for _, revision, place, content in answers:
         assert revision in (before, after)
         assert one_truth.setdefault((revision, place), content) == content
-    from tests.tiler.helpers import scene_pixels_of_tile
-
     by_revision = {before: expected(versions[0]), after: expected(versions[1])}
     for (revision, place), content in one_truth.items():
         values, mask = np.load(io.BytesIO(content))
@@ -124,3 +122,21 @@ def test_a_broken_new_version_changes_nothing(served: tuple[TestClient, Path, Pa
 def test_unchanged_files_reload_nothing(served: tuple[TestClient, Path, Path]) -> None:
     client, _, _ = served
     assert client.app.state.inference.reload() == []
+
+
+def test_a_scene_that_is_replaced_gets_its_new_revision_at_once(
+    served: tuple[TestClient, Path, Path], versions: list[Path], tmp_path: Path
+) -> None:
+    client, _, scene = served
+    tile = tiles_over(scene)[0]
+    path = f"/s/m/{tile.z}/{tile.x}/{tile.y}.npy"
+    before = client.get(path)
+    pixels = landscape(300, 420, seed=9)
+    write_scene(tmp_path / "new.tif", pixels).replace(scene)
+    after = client.get(path)
+    assert after.status_code == 200
+    assert after.headers["x-revision"] != before.headers["x-revision"]
+    classes, lead = whole_scene(versions[0] / "model.onnx", pixels.astype(np.float32) / 255, pad=4, multiple=1)
+    rows, cols, inside = scene_pixels_of_tile(scene, tile, 256)
+    values, _ = np.load(io.BytesIO(after.content))
+    assert ((values == classes[rows, cols]) | (lead[rows, cols] <= 1e-5))[inside].all()
