@@ -9,12 +9,13 @@ ASKS_FOR := pyproject.toml constraints.txt
 DEMO_READY := $(VENV)/.demo-ready
 TEST_READY := $(VENV)/.test-ready
 
-.PHONY: help demo test test-fast lint format vendor clean
+.PHONY: help demo test test-fast bench lint format vendor clean
 
 help:
 	@echo "make demo       a live prediction on a map (PORT=8000)"
 	@echo "make test       every test that needs no special hardware"
 	@echo "make test-fast  the same without the slow ones"
+	@echo "make bench      what serving costs, against peers (ARGS='--quick --json')"
 	@echo "make lint       ruff and mypy;   make format  lets ruff rewrite"
 	@echo "make vendor     fetch the map page's OpenLayers, if it is missing"
 	@echo "make clean      remove the environment, the demo's scene and the vendored files"
@@ -29,6 +30,9 @@ test: $(TEST_READY)
 
 test-fast: $(TEST_READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+bench: $(TEST_READY)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .

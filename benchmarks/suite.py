@@ -6,15 +6,16 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import servers, traces, workloads
 from benchmarks.figures import growth, median, percentile, ratio, waste
-from benchmarks.models import LARGE, LARGE_BF16, SMALL, write_network
+from benchmarks.models import LARGE, LARGE_BF16, REAL, REAL_SCENE, SMALL, real_data, write_network, write_real_network
 from benchmarks.places import Place, Tile, apart_viewports, centre_out, random_viewports, serpentine
 from benchmarks.processes import Child
 from benchmarks.workloads import Burst, Served, Walk
@@ -23,6 +24,8 @@ CHIP = 512
 CONNECTIONS = 16
 IDENTICAL = 32
 BUFFER = 64
+# Kinds of threads in our server, as `Served.thread_seconds` calls them; the runtime's own have no name.
+THREADS = ("MainThread", "read", "device", "runtime", "finish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,9 @@ QUICK = Extent(
     runs=1,
     places=2,
     connections=(6, 16),
-    apart=3,
+    apart=2,
     walk=4.0,
-    naive=3.0,
+    naive=2.5,
     warm=25,
     imagery=2,
     clients=(),
@@ -104,10 +107,12 @@ class Suite:
                 await self._run(run)
                 self.say(f"run {run + 1} of {self.extent.runs} done after {time.monotonic() - begun:.0f} s")
             if not self.extent.quick:
-                await self._zoomed_out()
-                await self._costs()
+                await self._timed("zoomed out", self._zoomed_out())
+                await self._timed("costs against clients", self._costs())
+        if not self.extent.quick and (data := real_data()) is not None:
+            await self._timed("a real scene", self._real(data))
         if self.extent.soak:
-            await self._soak()
+            await self._timed("soak", self._soak())
 
     @asynccontextmanager
     async def _children(self) -> AsyncIterator[tuple[Served, Child, Child]]:
@@ -149,21 +154,27 @@ class Suite:
         await workloads.burst(self._peers, servers.plain_url(self._scene), view, 4)
 
     async def _run(self, run: int) -> None:
-        await self._cold(run)
-        await self._efficiency(run, LARGE.name, "", self.extent.apart)
-        await self._efficiency(run, SMALL.name, "_small", 24)
+        networks = [(LARGE.name, "", self.extent.apart), (SMALL.name, "_small", 24)]
         if not self.extent.quick:
-            await self._efficiency(run, LARGE_BF16.name, "_large_bf16", 24)
-        await self._last_viewport(run)
-        await self._kept(run)
-        await self._waste(run)
-        await self._naive(run)
+            networks.append((LARGE_BF16.name, "_large_bf16", 24))
+        await self._timed("cold viewports", self._cold(run))
+        for name, suffix, most in networks:
+            await self._timed(f"efficiency of {name}", self._efficiency(run, name, suffix, most))
+        await self._timed("pan to a last viewport", self._last_viewport(run))
+        await self._timed("kept tiles and imagery", self._kept(run))
+        await self._timed("four users", self._waste(run))
+        await self._timed("sixteen users, also on plain TiTiler", self._naive(run))
         tile = random_viewports(self._places[LARGE.name], 1, seed=77 + run)[0][0]
         self._note(
             identical_inferences=await workloads.identical(self._served, self._places[LARGE.name], tile, IDENTICAL)
         )
         self._note(health_p99_ms=percentile(self._health, 0.99), health_p50_ms=percentile(self._health, 0.5))
         self._health.clear()
+
+    async def _timed(self, name: str, work: Awaitable[None]) -> None:
+        begun = time.monotonic()
+        await work
+        self.say(f"  {name}: {time.monotonic() - begun:.1f} s")
 
     async def _cold(self, run: int) -> None:
         """Viewports at fresh places; fixed chips and the bare loop over the same places right beside them."""
@@ -188,7 +199,7 @@ class Suite:
                 if connections in (6, CONNECTIONS):
                     name = "chips_ratio" if connections == CONNECTIONS else f"chips_ratio_{connections}"
                     found[name].append(ratio(burst.wall, chips * chip))
-                if connections == CONNECTIONS and number % 3 == 0:
+                if connections == CONNECTIONS and number % 3 == 0 and not self.extent.quick:
                     bare = self._bare(LARGE.name, burst.shapes)
                     found["viewport_efficiency"].append(ratio(bare["seconds"], burst.wall))
         # A mean over places, as the figures were defined; the median is taken over runs.
@@ -200,8 +211,14 @@ class Suite:
         """Viewports back to back over 16 connections, then the bare loop over the very same windows."""
         place = self._places[model]
         tiles = [tile for view in apart_viewports(place, seed=run)[:most] for tile in view]
+        before, own = await self._served.thread_seconds(), time.process_time()
         burst = await workloads.cold(self._served, place, tiles, CONNECTIONS)
+        own = time.process_time() - own
+        used = await self._served.thread_seconds()
         bare = self._bare(model, burst.shapes)
+        for kind in THREADS:
+            spent = used.get(kind, 0.0) - before.get(kind, 0.0)
+            self._note(**{f"cpu_ms_per_tile_{kind.casefold()}{suffix}": spent * 1e3 / len(tiles)})
         inside = sum(forward.seconds for forward in burst.forwards)
         new, known = self._slowdowns(model, burst, bare["each"])
         self._note(
@@ -212,6 +229,8 @@ class Suite:
                 f"forward_slowdown_new_shapes{suffix}": new,
                 f"forward_slowdown_known_shapes{suffix}": known,
                 f"windows_new_shapes{suffix}": self._unseen,
+                f"cpu_ms_per_tile_floor{suffix}": bare["cpu_seconds"] * 1e3 / len(tiles),
+                f"cpu_ms_per_tile_client{suffix}": own * 1e3 / len(tiles),
                 f"cpu_efficiency{suffix}": ratio(bare["cpu_seconds"], burst.cpu),
                 f"floor_mpx_s{suffix}": bare["pixels"] / bare["seconds"] / 1e6,
                 f"served_mpx_s{suffix}": burst.pixels / burst.wall / 1e6,
@@ -376,6 +395,32 @@ class Suite:
                     f"tile_p95_ms_{users}_clients": percentile(found.took, 0.95) * 1e3,
                 }
             )
+
+    async def _real(self, data: Path) -> None:
+        """A published network over a real scene: cold viewports at 16 connections, and the floor beside them."""
+        with TemporaryDirectory(prefix="benchmarks-") as folder:
+            model, scene = write_real_network(data, Path(folder)), data / REAL_SCENE
+            with (
+                servers.our_server({"real": scene}, {REAL: model}, self.device) as child,
+                servers.floor_process(self.device) as floor,
+            ):
+                served = Served(child.wait())
+                floor.wait()
+                place = await served.place("real", REAL)
+                self.facts["places"][REAL] = dict(place.about)
+                side = CHIP + 2 * place.grid.halo
+                question = {"model": str(model), "channels": 9, "dtype": "uint16"}
+                for view in random_viewports(place, 3, seed=5, cols=4):
+                    burst = await workloads.cold(served, place, view, CONNECTIONS)
+                    bare = floor.ask(shapes=burst.shapes, **question)
+                    chip = floor.ask(shapes=[[1, side, side]], **question)["seconds"]
+                    self._note(
+                        real_redundancy=burst.pixels / len(view) / place.tile_pixels(place.maxzoom),
+                        real_viewport_efficiency=ratio(bare["seconds"], burst.wall),
+                        real_last_tile_ms=burst.wall * 1e3,
+                        real_chips_ratio=ratio(burst.wall, place.chips(view, CHIP) * chip),
+                    )
+                served.close()
 
     async def _soak(self) -> None:
         """Eight users for a long time over caches that are much too small, and the memory that is held."""

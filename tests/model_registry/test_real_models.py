@@ -16,7 +16,7 @@ from model_registry.runtimes import load_runner
 from model_registry.runtimes._cpu import has_bf16
 
 rasterio = pytest.importorskip("rasterio")
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 DYNAMIC_WORLD = ["water", "trees", "grass", "flooded", "crops", "shrub", "built", "bare", "snow"]
 S2_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12"]
