@@ -43,6 +43,7 @@ class Extent:
         clients: that the costs are compared for; none skips it.
         soak: seconds; 0 skips it.
         quick: whether everything that only helps is left out.
+        budget: seconds for all of it; parts get shorter when a busy machine would exceed it.
     """
 
     size: int = 4096
@@ -57,6 +58,7 @@ class Extent:
     clients: tuple[int, ...] = (1, 4, 16, 64)
     soak: float = 120.0
     quick: bool = False
+    budget: float = math.inf
 
 
 QUICK = Extent(
@@ -72,6 +74,7 @@ QUICK = Extent(
     clients=(),
     soak=0.0,
     quick=True,
+    budget=44.0,
 )
 
 Samples = dict[str, list[float]]
@@ -86,6 +89,7 @@ class Suite:
         self.extent, self.device, self.say = extent, device, say
         self.samples: Samples = defaultdict(list)
         self.facts: dict[str, Any] = {}
+        self._begun = time.monotonic()
         self._health: list[float] = []
         self._seen: set[tuple[str, int, int, int]] = set()
         self._unseen = 0
@@ -132,6 +136,10 @@ class Suite:
             if served is not None:
                 served.close()
             servers.stop(children)
+
+    def _fits(self, seconds: float) -> bool:
+        """Whether the budget has room for the rest, which takes so long when nothing is shortened."""
+        return time.monotonic() - self._begun + seconds < self.extent.budget
 
     def _new_peers(self) -> Child:
         return servers.peer_server({SMALL.name: self._models[SMALL.name]}, self.device)
@@ -182,6 +190,8 @@ class Suite:
         side = CHIP + 2 * place.grid.halo
         found: Samples = defaultdict(list)
         for number, view in enumerate(random_viewports(place, self.extent.places, seed=1000 + run)):
+            if number and not self._fits(30):
+                break
             shown = len(view) * place.tile_pixels(place.maxzoom)
             chip = self._bare(LARGE.name, [[1, side, side]])["seconds"]
             chips = place.chips(view, CHIP)
@@ -210,6 +220,7 @@ class Suite:
     async def _efficiency(self, run: int, model: str, suffix: str, most: int) -> None:
         """Viewports back to back over 16 connections, then the bare loop over the very same windows."""
         place = self._places[model]
+        most = most if self._fits(27) else 1
         tiles = [tile for view in apart_viewports(place, seed=run)[:most] for tile in view]
         before, own = await self._served.thread_seconds(), time.process_time()
         burst = await workloads.cold(self._served, place, tiles, CONNECTIONS)
@@ -303,7 +314,13 @@ class Suite:
         prober = Child("benchmarks.prober", [str(self._served.port)]).wait()
         try:
             found = await workloads.walk(
-                self._served.child, place.url, place, self._trace[:users], seconds, begin, linger=20.0
+                self._served.child,
+                place.url,
+                place,
+                self._trace[:users],
+                seconds,
+                begin,
+                linger=20.0,
             )
             self._health += prober.ask(stop=True)["ms"]
         finally:
@@ -319,7 +336,8 @@ class Suite:
         """Four users over the trace, on the network that cannot keep up with them."""
         place = self._places[LARGE.name]
         begin = 0.0 if self.extent.quick else run * traces.SECONDS / self.extent.runs
-        found, wasted, redundancy = await self._walk(place, 4, self.extent.walk, begin)
+        seconds = self.extent.walk if self._fits(14) else self.extent.walk / 2
+        found, wasted, redundancy = await self._walk(place, 4, seconds, begin)
         self._note(
             pan_waste=wasted,
             pan_redundancy=redundancy,
@@ -331,11 +349,12 @@ class Suite:
         """Sixteen users over the trace: ours, and the model per tile in plain TiTiler."""
         place = self._places[SMALL.name]
         begin = 0.0 if self.extent.quick else run * traces.SECONDS / self.extent.runs
-        ours, wasted, _ = await self._walk(place, 16, self.extent.naive, begin)
+        seconds = self.extent.naive if self._fits(7) else self.extent.naive / 2
+        ours, wasted, _ = await self._walk(place, 16, seconds, begin)
         rates = {}
         for name, buffer in (("naive", BUFFER),) if self.extent.quick else (("naive", BUFFER), ("naive_seams", 0)):
             url = servers.plain_url(self._scene, SMALL.name, buffer)
-            found = await workloads.walk(self._peers, url, place, self._trace[:16], self.extent.naive, begin)
+            found = await workloads.walk(self._peers, url, place, self._trace[:16], seconds, begin)
             rates[name] = found.rate
             self._note(**{f"{name}_cpu_ms_per_tile": ratio(found.cpu * 1e3, len(found.took))})
             await self._renew_peers()

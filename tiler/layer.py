@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from morecantile import TileMatrixSet
+
 from model_registry import LoadedModel, Model
 from model_registry.scaling import fill_values
+from tiler import zoom
 from tiler.errors import MisfitError, RequestError
 from tiler.grid import Grid
 from tiler.pixels import Source
@@ -86,6 +89,17 @@ class Layer:
         """A class number that no class has: what stands for 'no data' in files."""
         taken = {item.value for item in self.model.classes}
         return next(value for value in range(255, -1, -1) if value not in taken)
+
+    @cached_property
+    def _minzooms(self) -> dict[tuple[str, int], int]:
+        return {}
+
+    def minzoom(self, tms: TileMatrixSet, max_pixels: int) -> int:
+        """`zoom.minzoom`, worked out once: every tile asks for it."""
+        key = (str(tms.id), max_pixels)
+        if key not in self._minzooms:
+            self._minzooms[key] = zoom.minzoom(self.grid, tms, max_pixels)
+        return self._minzooms[key]
 
     def window_of(self, first: Cell, last: Cell) -> tuple[Rect, Rect]:
         """(core, window): the pixels of the cells `first`..`last`, and what has to be read to infer them."""

@@ -113,7 +113,7 @@ async def predict_tile(
     view = zoom.view_of_tile(tms, x, y, z, tilesize)
     if max(view.height, view.width) > limits.max_side:
         raise too_long(view, limits.max_side)
-    if z < zoom.minzoom(layer.grid, tms, limits.max_tile_pixels):
+    if z < layer.minzoom(tms, limits.max_tile_pixels):
         return TileAnswer(blank(layer, view, style), "zoom-in")
     todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side)
     if not todo.cells:

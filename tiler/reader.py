@@ -105,7 +105,7 @@ class PredictingReader(BaseReader):
     @property
     def minzoom(self) -> int:
         """Lowest zoom at which the prediction is shown."""
-        return zoom.minzoom(self.layer.grid, self.tms, self.service.limits.max_tile_pixels)
+        return self.layer.minzoom(self.tms, self.service.limits.max_tile_pixels)
 
     @property
     def maxzoom(self) -> int:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from model_registry.runtimes._threads import default_threads, share
 from tiler.errors import InferenceError
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -66,7 +67,11 @@ class Settings(BaseSettings):
     runtime: Literal["auto", "onnxruntime", "openvino", "torch"] = Field("auto", description="What runs the models")
     threads: int | None = Field(None, ge=1, description="CPU threads of a forward pass; default: all cores")
     read_threads: int = Field(2, ge=1, description="Windows read at the same time")
-    finish_threads: int = Field(2, ge=1, description="Tiles painted and encoded at the same time")
+    finish_threads: int = Field(
+        default_factory=lambda: share(default_threads()).finishers,
+        ge=1,
+        description="Tiles painted and encoded at the same time; default: half of the cores, at most 8",
+    )
     picture_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of encoded tiles kept")
     read_ahead: int = Field(2, ge=0, description="Windows formed beyond the one on the device")
     cache_bytes: int = Field(512 * 2**20, ge=0, description="Bytes of predictions kept")

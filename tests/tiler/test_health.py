@@ -55,7 +55,7 @@ def moved(before: dict[str, float], after: dict[str, float]) -> dict[str, float]
 
 def test_health_is_answered_while_everything_is_full(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers, device, openers, finishers and anyio's own threads all stand still, and stay so until we have asked."""
-    served = standalone(place, read_ahead=0)
+    served = standalone(place, read_ahead=0, finish_threads=2)
     engine, device = served.engine, served.runner.gate
     finishers, openers, readers = Gate(opened=False), Gate(), Gate()
     lon, lat = TestClient(served.app).get("/tilejson.json").json()["center"][:2]
@@ -226,7 +226,7 @@ def test_metrics_show_what_waits_now(served: Served) -> None:
 
 
 def test_metrics_count_what_was_shared_dropped_and_refused(place: World) -> None:
-    served = standalone(place, read_ahead=0)
+    served = standalone(place, read_ahead=0, finish_threads=2)
     engine, gate = served.engine, served.runner.gate
     client = TestClient(served.app)
     start = metrics(client)
