@@ -1,6 +1,6 @@
 """Scores of cells: from the cache, from work in flight, or from a window that is read and inferred now.
 
-    cache -> flight (one future per cell) -> admission -> waiting -> windows -> readers -> device -> cache, futures
+    cache -> flight (each cell once, a ticket per request) -> admission -> waiting -> windows -> readers -> device
 
 One lock guards what waits and flies; it is never held while anything is read, inferred or awaited.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -480,11 +479,6 @@ class Engine:
 
     def _too_slow(self) -> BusyError:
         return BusyError(f"the answer took longer than {self._timeout:g} s", "Ask again: what was begun goes on")
-
-
-def default_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keys(work: Work, cells: Iterable[Cell]) -> list[Key]:

@@ -149,13 +149,11 @@ def _read_scene(source: Source, dataset: DatasetReader, window: Window) -> tuple
 def _valid(source: Source, dataset: DatasetReader, window: Window, pixels: NDArray[Any]) -> Mask:
     scene = source.scene
     per_band = np.ones(pixels.shape, bool)
-    if scene.nodata_given and scene.nodata is not None and not np.isnan(scene.nodata):
+    masks = source.mask != "none"
+    if (scene.nodata_given or not masks) and scene.nodata is not None and not np.isnan(scene.nodata):
         # The caller's nodata replaces the file's own, as in TiTiler; alpha and mask bands go on counting.
         per_band &= pixels != scene.nodata
-    if source.mask == "none":
-        if scene.nodata is not None and not np.isnan(scene.nodata):
-            per_band &= pixels != scene.nodata
-    elif scene.masked and not (scene.nodata_given and _only_nodata(dataset)):
+    if masks and scene.masked and not (scene.nodata_given and _only_nodata(dataset)):
         per_band &= dataset.read_masks(list(source.indexes), window=window) > 0
     if np.issubdtype(pixels.dtype, np.floating):
         per_band &= np.isfinite(pixels)
