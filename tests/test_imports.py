@@ -41,13 +41,13 @@ HOMES = {
     "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes",
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
-    "uvicorn": "tiler/cli",
-    "typer": "tiler/cli",
+    "uvicorn": "tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
+    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/reader tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",

@@ -1,40 +1,24 @@
-"""The commands: thin doors. Errors go to standard error in one line with a remedy, and exit with 2."""
+"""`tiler serve`, `tiler info` and `tiler demo`."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tiler.cli.common import console, errors, told
+
 if TYPE_CHECKING:
     from tiler.settings import Settings
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A model's prediction as a live map layer.")
-console = Console()
-errors = Console(stderr=True)
-
-# GDAL reads these once; a stuck server must not hold a reader's thread for ever. An operator's own values win.
-GDAL_DEFAULTS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_TIMEOUT": "30",
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "VSI_CACHE": "TRUE",
-}
-
 
 SceneArgument = Annotated[str | None, typer.Argument(help="Raster to predict over: a path or URL")]
 ModelOption = Annotated[
@@ -46,7 +30,6 @@ FactorOption = Annotated[
 ]
 
 
-@app.command()
 def serve(
     scene: SceneArgument = None,
     model: ModelOption = None,
@@ -56,11 +39,10 @@ def serve(
     max_gsd_factor: FactorOption = None,
 ) -> None:
     """Serve predictions: SCENE with --model, or what TILER_CONFIG and the environment name."""
-    with _told():
+    with told():
         _run(_settings(scene, model, bidx, max_gsd_factor), host, port)
 
 
-@app.command()
 def info(
     scene: Annotated[str, typer.Argument(help="Raster to predict over: a path or URL")],
     model: Annotated[str, typer.Option("--model", "-m", help="Folder with model.yaml, or an ONNX file")],
@@ -69,7 +51,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table")] = False,
 ) -> None:
     """Tell grid, resolution, zooms, halo, what fits and what does not. Exits with 1 if something does not."""
-    with _told():
+    with told():
         from tiler.info import report
 
         found = report(scene, model, _bands(bidx), max_gsd_factor)
@@ -81,7 +63,6 @@ def info(
             raise typer.Exit(1)
 
 
-@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's scene is kept")] = Path(".demo"),
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
@@ -89,7 +70,7 @@ def demo(
     size: Annotated[int, typer.Option(help="Pixels along each side of the scene")] = 4096,
 ) -> None:
     """Make the demo's scene (once) and serve its trained network over it."""
-    with _told():
+    with told():
         from tiler.demo import MODEL_FOLDER
         from tiler.demo.scene import DEMO_SEED, write_scene
 
@@ -228,30 +209,3 @@ def _print_report(found: dict[str, Any]) -> None:
         console.print(f"{finding['subject']}: {mark}: {escape(finding['detail'])}", highlight=False, soft_wrap=True)
         if finding["remedy"]:
             console.print(f"  {escape(finding['remedy'])}.", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors of the domain in one line on standard error, exit code 2."""
-    for key, value in GDAL_DEFAULTS.items():
-        os.environ.setdefault(key, value)
-    from pydantic import ValidationError
-
-    from model_registry import ModelError
-    from tiler.errors import InferenceError
-
-    try:
-        yield
-    except (InferenceError, ModelError) as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            text = escape(f"{where}: {problem['msg']}")
-            errors.print(f"[red]Settings:[/red] {text}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-
-
-if __name__ == "__main__":
-    app()

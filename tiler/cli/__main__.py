@@ -1,0 +1,5 @@
+"""`python -m tiler.cli`: the same as `tiler`."""
+
+from tiler.cli import app
+
+app()
