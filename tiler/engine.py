@@ -8,13 +8,14 @@ One lock guards what waits and flies; it is never held while anything is read, i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -42,10 +43,9 @@ ANYBODY = Origin()
 READ_LEAD = 1.5
 WAKE_UP = 0.003
 
-# A slow device's windows are kept so small that each takes about this many seconds, but never smaller than this: below
-# it the halo would cost more than the wait.
-WINDOW_SECONDS = 0.5
-MIN_WINDOW_PIXELS = 384 * 384
+# An idle engine waits so many seconds at most for requests that had come before the first that waits, but whose cells
+# are not worked out yet: the tiles of one burst are then one window.
+BURST = 0.1
 
 # Pixels along each side of the window that warms a model up.
 WARM_UP = 256
@@ -147,6 +147,9 @@ class Engine:
         self._formed = 0
         self._formed_pixels = 0
         self._read_seconds = 0.01
+        self._coming: dict[int, None] = {}
+        self._came = itertools.count()
+        self._first = (0, 0.0)
         self._closing = False
         self._readers = [
             threading.Thread(target=self._read_loop, name=f"read-{number}", daemon=True)
@@ -170,7 +173,7 @@ class Engine:
                 raise self._too_slow()
             return _answer(ticket, source)
         finally:
-            self._leave(ticket)
+            self._leave(ticket, origin)
 
     async def scores_async(
         self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False, origin: Origin = ANYBODY
@@ -185,7 +188,20 @@ class Engine:
         except TimeoutError:
             raise self._too_slow() from None
         finally:
-            self._leave(ticket)
+            self._leave(ticket, origin)
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Inside, a request is on its way whose cells are not known yet; it asks for them right after."""
+        with self._changed:
+            number = next(self._came)
+            self._coming[number] = None
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._coming[number]
+                self._changed.notify()
 
     def observe(self, stage: str, seconds: float) -> None:
         """Tell the listeners how long a stage took."""
@@ -304,17 +320,21 @@ class Engine:
             wanted = [key.cell for key in keys if key in self._flight and self._waits(key)] if flying else []
             wanted += [key.cell for key in missing]
             if wanted:
+                if not len(self._waiting):
+                    self._first = (next(self._came), time.monotonic())
                 self._waiting.add(layer, probabilities, wanted, origin, time.monotonic())
                 self._changed.notify_all()
         if not ticket.missing:
             ticket.finish()
         return ticket, "miss" if missing else "shared" if flying else "hit"
 
-    def _leave(self, ticket: Pending) -> None:
+    def _leave(self, ticket: Pending, origin: Origin) -> None:
         """Stop waiting; cells that nobody wants any more and no reader has taken are forgotten."""
         if not ticket.missing:
             return
         with self._changed:
+            if ticket.error is None:
+                self._waiting.dropped(origin, time.monotonic())
             for key in self._flight.leave(ticket):
                 if self._waiting.drop(key.revision, key.probabilities, key.cell):
                     self._flight.forget(key)
@@ -337,7 +357,7 @@ class Engine:
             while not self._closing:
                 delay = self._delay() if len(self._waiting) else None
                 if delay is not None and delay <= 0:
-                    job = self._waiting.next(idle=self._formed == 0, max_pixels=self._affordable())
+                    job = self._waiting.next(time.monotonic(), self._rate)
                     if job is not None:
                         return self._formed_from(job)
                     delay = None
@@ -363,26 +383,29 @@ class Engine:
         self._formed_pixels += window.pixels
         return work
 
-    def _affordable(self) -> int | None:
-        """Pixels that a window may have so that the device answers it within WINDOW_SECONDS; None while unknown."""
-        rate = max((device.rate for device in self.devices.values()), default=0.0)
-        return max(MIN_WINDOW_PIXELS, int(rate * WINDOW_SECONDS)) if rate > 0 else None
+    @property
+    def _rate(self) -> float:
+        """Pixels per second that the devices lately did; 0 while unknown."""
+        return max((device.rate for device in self.devices.values()), default=0.0)
 
     def _delay(self) -> float | None:
         """Seconds until the next window should be formed; None: not before one that is formed is done.
 
         Just early enough to be read when the device comes free: whatever is asked for until then is merged into it.
-        The device never waits for it, so this is no batching timer.
+        The device never waits for it, so this is no batching timer. An idle device waits for what is known to be on
+        its way, not for what might come.
         """
         if self._formed == 0:
-            return 0.0
+            number, moment = self._first
+            # Numbers rise: the first that is on its way is the oldest.
+            burst = next(iter(self._coming), number) < number
+            return BURST - (time.monotonic() - moment) if burst else 0.0
         if self._formed > self._read_ahead:
             return None
-        rate = max((device.rate for device in self.devices.values()), default=0.0)
-        if rate <= 0:
+        if self._rate <= 0:
             return 0.0 if self._formed < 2 else None
         elapsed = max((device.elapsed for device in self.devices.values()), default=0.0)
-        return self._formed_pixels / rate - elapsed - READ_LEAD * self._read_seconds - WAKE_UP
+        return self._formed_pixels / self._rate - elapsed - READ_LEAD * self._read_seconds - WAKE_UP
 
     def _read(self, work: Work) -> None:
         """In a reader's thread: read a window and hand it to the device."""

@@ -35,7 +35,7 @@ from tests.tiler.controlled import (
     world,
 )
 from tests.tiler.helpers import RES, landscape, tiles_over, write_scene
-from tiler.engine import Answer, Engine
+from tiler.engine import BURST, Answer, Engine
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.layer import Layer, fit
 from tiler.pixels import read_window
@@ -158,6 +158,53 @@ def test_overlapping_requests_infer_no_cell_twice(place: World) -> None:
                 place.check(layer, answer, cells)
             distinct = {cell for cells in wanted for cell in cells}
             assert len(distinct) <= engine.counters.inferred <= len(distinct) / 0.6
+
+    run(main())
+
+
+def test_an_idle_engine_waits_for_what_came_before_its_first_request(place: World, reads: Reads) -> None:
+    """Two requests of a burst: the cells of the second, which came first, are worked out later. They share a window."""
+
+    async def main() -> None:
+        layer, runner = place.layer()
+        with running() as engine:
+            with engine.coming():
+                first = ask(engine, layer, block(0, 0, 3, 3))
+                await soon(lambda: engine.queued == 9)
+                await asyncio.sleep(BURST / 5)
+                assert engine.queued == 9 and not reads.windows
+            second = ask(engine, layer, block(0, 3, 3, 3))
+            for task, cells in ((first, block(0, 0, 3, 3)), (second, block(0, 3, 3, 3))):
+                place.check(layer, await task, cells)
+            assert engine.forwards == len(runner.shapes) == 1
+
+    run(main())
+
+
+def test_an_idle_engine_gives_a_burst_a_moment_only(place: World) -> None:
+    async def main() -> None:
+        layer, _ = place.layer()
+        with running() as engine, engine.coming():
+            assert (await ask(engine, layer, [Cell(0, 0)])).source == "miss"
+
+    run(main())
+
+
+def test_an_idle_engine_does_not_wait_for_what_comes_later(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiler.engine.BURST", 1e6)
+
+    async def main() -> None:
+        layer, runner = place.layer()
+        with running() as engine:
+            runner.gate.hold()
+            busy = ask(engine, layer, [Cell(0, 0)])
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+            # Joined while the device is busy, so nothing is formed yet; the engine is idle again before it comes to it.
+            first = ask(engine, layer, [Cell(5, 5)])
+            await soon(lambda: engine.pending == 2)
+            with engine.coming():
+                runner.gate.open()
+                await asyncio.gather(busy, first)
 
     run(main())
 
