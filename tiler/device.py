@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,17 @@ class Work:
     over: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What the model said of a block: class values uint8 [rows, cols] of its window, and shares in 0..1 if asked for."""
+
+    block: Block
+    window: Rect
+    valid: Mask
+    classes: Classes
+    probabilities: Halves | None
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """Something else that has to run in the device's thread, such as a warm-up."""
@@ -95,12 +107,16 @@ class Device:
         self.dead: BaseException | None = None
         self._wanted, self._settle, self._fail = wanted, settle, fail
         self._queue: deque[Work | Call] = deque()
+        # Cutting an answer up and waking those who wait is not the device's work: it goes on meanwhile.
+        self._answers: SimpleQueue[tuple[Work, list[Part]] | None] = SimpleQueue()
         self._condition = threading.Condition()
         self._closing = False
         self._working = False
         self._began = 0.0
         self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name=f"device-{name}", daemon=True)
+        self._settler = threading.Thread(target=self._settle_loop, name=f"settle-{name}", daemon=True)
+        self._settler.start()
         self._thread.start()
 
     @property
@@ -111,7 +127,7 @@ class Device:
     @property
     def alive(self) -> bool:
         """Whether the device still takes windows."""
-        return self.dead is None and self._thread.is_alive()
+        return self.dead is None and self._thread.is_alive() and self._settler.is_alive()
 
     @property
     def idle(self) -> bool:
@@ -163,6 +179,7 @@ class Device:
             self._closing = True
             self._condition.notify_all()
         self._thread.join()
+        self._settler.join()
 
     def _loop(self) -> None:
         work: Work | Call | None = None
@@ -182,6 +199,18 @@ class Device:
         finally:
             self._working = False
             self._abandon()
+            self._answers.put(None)
+
+    def _settle_loop(self) -> None:
+        """In a thread of its own: cut answers into cells and hand them over."""
+        while (answer := self._answers.get()) is not None:
+            work, parts = answer
+            try:
+                cells = {cell: scores for part in parts for cell, scores in split(work.layer, part).items()}
+                self._settle(work, cells)
+            except Exception as error:  # whoever waits must hear of it, whatever it is
+                logger.exception("the answer to %s could not be kept", work.window)
+                self._fail(work, _in_our_words(error, work))
 
     def _next(self) -> Work | Call | None:
         with self._condition:
@@ -211,7 +240,7 @@ class Device:
             return
         work.started = time.monotonic()
         try:
-            cells = self._infer(work)
+            parts = self._infer(work)
         except Exception as error:  # whatever it is, whoever waits must hear of it
             if _is_sticky(error, self.name):
                 # Known before anybody hears of the error: who asks again must not be let in.
@@ -225,20 +254,20 @@ class Device:
         work.done = time.monotonic()
         rate = work.window.pixels / max(work.done - work.started, 1e-6)
         self.rate = rate if self.rate == 0 else 0.7 * self.rate + 0.3 * rate
-        self._settle(work, cells)
+        self._answers.put((work, parts))
 
-    def _infer(self, work: Work) -> dict[Cell, Scores]:
-        """A window's cells. Out of memory halves the window and tries again, once."""
+    def _infer(self, work: Work) -> list[Part]:
+        """A window's answer. Out of memory halves the window and tries again, once."""
         try:
-            return self._forward(work)
+            return [self._forward(work)]
         except Exception as error:
             halves = work.block.halves() if _is_out_of_memory(error) and work.layer.window_shape is None else None
             if halves is None:
                 raise
             logger.warning("out of memory on %s, window halved: %s", self.name, work.window)
-        return {cell: scores for half in halves for cell, scores in self._forward(_part(work, half)).items()}
+        return [self._forward(_half(work, half)) for half in halves]
 
-    def _forward(self, work: Work) -> dict[Cell, Scores]:
+    def _forward(self, work: Work) -> Part:
         layer, model = work.layer, work.layer.model
         probabilities: Halves | None = None
         if not work.valid.any():
@@ -258,7 +287,7 @@ class Device:
                         "Check its scaling and the scene's values with `tiler info`",
                     )
                 probabilities = answer.probabilities[0].astype(np.float16)
-        return split(layer, work.block, work.window, work.valid, classes, probabilities)
+        return Part(work.block, work.window, work.valid, classes, probabilities)
 
     def _abandon(self) -> None:
         with self._condition:
@@ -273,25 +302,23 @@ class Device:
                 work.done.set_exception(stopped)
 
 
-def split(
-    layer: Layer, block: Block, window: Rect, valid: Mask, classes: Classes, probabilities: Halves | None
-) -> dict[Cell, Scores]:
+def split(layer: Layer, part: Part) -> dict[Cell, Scores]:
     """Cut a window's answer into its cells. Halo and what lies beyond the scene are dropped; arrays are copies."""
-    grid = layer.grid
+    grid, window = layer.grid, part.window
     cells = {}
-    for cell in block.cells():
+    for cell in part.block.cells():
         top, left = cell.row * grid.cell, cell.col * grid.cell
         rows = slice(top - window.row_off, min(top + grid.cell, grid.height) - window.row_off)
         cols = slice(left - window.col_off, min(left + grid.cell, grid.width) - window.col_off)
         cells[cell] = Scores(
-            classes=classes[rows, cols].copy(),
-            valid=valid[rows, cols].copy(),
-            probabilities=None if probabilities is None else probabilities[:, rows, cols].copy(),
+            classes=part.classes[rows, cols].copy(),
+            valid=part.valid[rows, cols].copy(),
+            probabilities=None if part.probabilities is None else part.probabilities[:, rows, cols].copy(),
         )
     return cells
 
 
-def _part(work: Work, block: Block) -> Work:
+def _half(work: Work, block: Block) -> Work:
     """The same window's pixels, as far as a part of its block needs them."""
     _, window = work.layer.window_of(block.first, block.last)
     rows = slice(window.row_off - work.window.row_off, window.row_off - work.window.row_off + window.height)

@@ -455,7 +455,7 @@ class Engine:
             return False
 
     def _settle(self, work: Work, cells: dict[Cell, Scores]) -> None:
-        """In the device's thread: keep the cells, then wake those who wait."""
+        """In the thread that settles a device's answers: keep the cells, then wake those who wait."""
         stages = Stages(max(0.0, work.started - work.formed - work.read), work.read, work.done - work.started)
         for stage, seconds in zip(Stages._fields, stages, strict=True):
             self.observe(stage, seconds)
