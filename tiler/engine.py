@@ -24,11 +24,12 @@ import numpy as np
 
 from model_registry import LoadedModel
 from tiler.cache import pictures_cache, scores_cache
-from tiler.device import Device, Work
+from tiler.device import Device
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
 from tiler.layer import Layer
 from tiler.pixels import read_window
+from tiler.ready import Call, Ready, Work
 from tiler.shared_cache import SharedCache
 from tiler.values import Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
@@ -42,6 +43,9 @@ ANYBODY = Origin()
 # A window is formed this many reads, and a thread's wake-up, before the device comes free.
 READ_LEAD = 1.5
 WAKE_UP = 0.003
+
+# Windows of one shape that a GPU takes at once.
+BATCH = 8
 
 # An idle engine waits so many seconds at most for requests that had come before the first that waits, but whose cells
 # are not worked out yet: the tiles of one burst are then one window.
@@ -114,6 +118,7 @@ class Engine:
         read_threads: int = 2,
         finish_threads: int = 2,
         read_ahead: int = 2,
+        batch: int | None = None,
         max_pending_cells: int = 16384,
         timeout: float = 40.0,
         shared: SharedCache | None = None,
@@ -127,6 +132,8 @@ class Engine:
             finish_threads: tiles warped, painted and encoded at the same time.
             read_ahead: windows that may be formed beyond the one on the device. More of them keep a fast device busy;
                 fewer let more requests be merged into one window.
+            batch: windows of one shape put through a model together at most; None takes 1 on a CPU, where more gain
+                nothing, and 8 elsewhere.
             max_pending_cells: cells in flight beyond which requests are refused with BusyError.
             timeout: seconds after which a request is given up (QGIS gives up after 60).
             shared: cells that other replicas have inferred, too.
@@ -134,10 +141,12 @@ class Engine:
         self.cache = scores_cache(cache_bytes)
         self.pictures = pictures_cache(picture_bytes)
         self.devices: dict[str, Device] = {}
+        self.ready = Ready()
         self.shared = shared
         self.counters = Counters()
         self.listeners: list[Callable[[str, float], None]] = []
         self._max_pending_cells, self._timeout, self._read_ahead = max_pending_cells, timeout, read_ahead
+        self._batch = batch
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
@@ -240,7 +249,8 @@ class Engine:
         side = max(align, WARM_UP // align * align)
         height, width = window.fixed or (side, side)
         zeros = np.zeros((1, len(loaded.model.bands), height, width), loaded.model.input_dtypes[0])
-        self._device(loaded.runner.device).call(lambda: loaded.runner(zeros)).result()
+        for name in loaded.devices:
+            self._device(name).call(partial(loaded.runner_on(name), zeros)).result()
 
     def close(self) -> None:
         """Stop. What waits fails with BusyError, what runs is finished."""
@@ -302,9 +312,9 @@ class Engine:
                     ticket.values[key] = Settled(found, None)
                 else:
                     missing.append(key)
-            if missing and (device := self.devices.get(layer.loaded.runner.device)) is not None:
+            if missing:
                 # No use in reading what a dead device will never infer.
-                device.check()
+                self._check_devices(layer.loaded.devices)
             if missing and len(self._flight) + len(missing) > self._max_pending_cells:
                 self.counters.refused += 1
                 raise BusyError(
@@ -400,8 +410,13 @@ class Engine:
             # Numbers rise: the first that is on its way is the oldest.
             burst = next(iter(self._coming), number) < number
             return BURST - (time.monotonic() - moment) if burst else 0.0
-        if self._formed > self._read_ahead:
+        devices = [device for device in self.devices.values() if device.alive]
+        slots = sum(device.batch for device in devices) or 1
+        if self._formed >= slots + self._read_ahead:
             return None
+        if slots > 1:
+            # Windows for several at once are read as soon as a reader is free.
+            return 0.0
         if self._rate <= 0:
             return 0.0 if self._formed < 2 else None
         elapsed = max((device.elapsed for device in self.devices.values()), default=0.0)
@@ -416,7 +431,12 @@ class Engine:
             work.pixels, work.valid = read_window(work.layer.source, work.window)
             work.read = time.monotonic() - begun
             self._read_seconds += 0.2 * (work.read - self._read_seconds)
-            self._device(work.layer.loaded.runner.device).put(work)
+            for name in work.devices:
+                self._device(name)
+            self._check_devices(work.devices)
+            self.ready.put(work)
+            # One that died in between has taken out what was there, but not this.
+            self._abandon()
         except InferenceError as error:
             self._fail(work, error)
         except BaseException as error:  # whoever waits must hear of it, whatever it is
@@ -497,8 +517,35 @@ class Engine:
             if name not in self.devices:
                 if self._closing:
                     raise _closing_down()
-                self.devices[name] = Device(name, self._wanted, self._settle, self._fail)
+                batch = self._batch or (1 if name.startswith("cpu") else BATCH)
+                self.devices[name] = Device(
+                    name, self.ready, self._wanted, self._settle, self._fail, lambda _: self._abandon(), batch
+                )
             return self.devices[name]
+
+    def _check_devices(self, names: Iterable[str]) -> None:
+        """Raise the first device's error when none of them takes anything; those not made yet count as living."""
+        error: DeviceError | None = None
+        for name in names:
+            device = self.devices.get(name)
+            if device is None:
+                return
+            try:
+                return device.check()
+            except DeviceError as told:
+                error = error or told
+        if error is not None:
+            raise error
+
+    def _abandon(self) -> None:
+        """What no living device may do fails now: nobody will ever take it."""
+        alive = [name for name, device in list(self.devices.items()) if not device.stopped]
+        for item in self.ready.without(alive):
+            error = DeviceError("the device stopped", "Ask again once the server is back")
+            if isinstance(item, Call):
+                item.done.set_exception(error)
+            else:
+                self._fail(item, error)
 
     def _too_slow(self) -> BusyError:
         return BusyError(f"the answer took longer than {self._timeout:g} s", "Ask again: what was begun goes on")
