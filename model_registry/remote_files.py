@@ -6,6 +6,7 @@ environment, as the providers name them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,8 +55,11 @@ class RemoteFiles:
             raise UnsupportedModel(
                 "remote registries need obstore, which is not installed", "pip install 'titiler-inference[remote]'"
             ) from None
-        # allow_http is left to the environment (AWS_ALLOW_HTTP) but for the loopback interface.
-        options: dict[str, Any] = {**_CLIENT, **({"allow_http": True} if self.scheme == "http" else {})}
+        # obstore's own reading of AWS_ALLOW_HTTP is lost when it is given options.
+        allow_http = self.scheme == "http" or (
+            self.scheme == "s3" and os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1", "yes")
+        )
+        options: dict[str, Any] = {**_CLIENT, "allow_http": allow_http}
         from_url: Any = stores.from_url
         with _told("the registry"):
             self._store = from_url(root.rstrip("/"), client_options=options, retry_config={"max_retries": 3})

@@ -223,7 +223,9 @@ def test_a_publisher_that_is_killed_leaves_nothing_visible(store: Store, tmp_pat
 @pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
 def test_a_registry_that_cannot_be_written_is_told(store: Store):
     put(store)
-    (store.root / "cover").chmod(0o555)
+    folders = [store.root / "cover" / ".state", store.root / "cover"]
+    for folder in folders:
+        folder.chmod(0o555)
     try:
         with pytest.raises(RegistryError, match="cannot be written") as caught, store.publish("cover"):
             pass
@@ -231,7 +233,8 @@ def test_a_registry_that_cannot_be_written_is_told(store: Store):
         store.record_failure(store.resolve("cover"), "no room")  # says nothing: it is not what anybody waits for
         assert store.resolve("cover").state.name == "verified"
     finally:
-        (store.root / "cover").chmod(0o755)
+        for folder in folders:
+            folder.chmod(0o755)
 
 
 def test_a_registry_below_a_file_is_told(tmp_path: Path):
