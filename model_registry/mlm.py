@@ -177,6 +177,9 @@ def _serving(model: Model, serving: Mapping[str, Any], raw: Mapping[str, Any]) -
             for item in model.classes
         ]
     found["serving:output"] = output
+    told = _told_tasks(raw)
+    if told and told != _tasks(model, raw):
+        found["serving:tasks"] = told  # MLM has no word for an embedding
     if serving:
         scaled = _first(raw, "input").get("value_scaling")
         if "serving:preprocess" not in found and scaled:
@@ -253,9 +256,13 @@ def _step(op: Op) -> dict[str, Any]:
 
 
 def _tasks(model: Model, raw: Mapping[str, Any]) -> list[str]:
-    told = raw.get("tasks") or _first(raw, "output").get("tasks")
-    found = [task for task in told if task in TASKS] if isinstance(told, list) else []
+    found = [task for task in _told_tasks(raw) if task in TASKS]
     return list(dict.fromkeys(found)) or ["semantic-segmentation" if model.classes else "regression"]
+
+
+def _told_tasks(raw: Mapping[str, Any]) -> list[str]:
+    told = _first(raw, "output").get("tasks") or raw.get("tasks")
+    return [str(task) for task in told] if isinstance(told, list) else []
 
 
 def _result(model: Model, raw: Mapping[str, Any]) -> dict[str, Any]:

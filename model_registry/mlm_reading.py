@@ -27,7 +27,7 @@ _KEPT = (
     "total_parameters memory_size batch_size_suggestion pretrained pretrained_source accelerator_summary "
     "providers keywords created updated sci:doi sci:citation source datetime".split()
 )
-_OURS_ONLY = ("classes", "value_scaling", "license", "digest", "measured", "format")
+_OURS_ONLY = ("classes", "tasks", "value_scaling", "license", "digest", "measured", "format")
 
 
 def document_from_item(item: Mapping[str, Any], *, folder: Path | None = None) -> dict[str, Any]:
@@ -256,6 +256,8 @@ def _restore(properties: dict[str, Any], ours: Mapping[str, Any]) -> None:
     """Put back what MLM's words cannot hold."""
     if isinstance(ours["classes"], list):
         properties["output"][0]["classification:classes"] = ours["classes"]
+    if isinstance(ours["tasks"], list):
+        properties["tasks"] = properties["output"][0]["tasks"] = ours["tasks"]
     if ours["license"]:
         properties["license"] = ours["license"]
     properties["input"][0].pop("value_scaling", None)

@@ -14,7 +14,7 @@ def write(folder: Path, values: tuple[float, ...] = (0, 9), **more: Any) -> Path
     """Write a model that needs no probe into `folder`."""
     classes = more.pop("classes", [f"class {i}" for i in range(len(values))])
     window = {"multiple": 1, "period": 1, "halo": 0}
-    more = {"bands": ["x"], "scaling": None, "window": window, "exactness": "exact", **more}
+    more = {"title": "Land cover", "bands": ["x"], "scaling": None, "window": window, "exactness": "exact", **more}
     return testing.write_model(folder, testing.value_classes(values), classes=classes, **more)
 
 

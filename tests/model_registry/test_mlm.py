@@ -198,6 +198,16 @@ def test_what_an_item_says(tmp_path: Path):
     assert str(tmp_path) not in json.dumps(item)
 
 
+def test_tasks_that_mlm_has_no_word_for_come_back(tmp_path: Path):
+    folder = write(tmp_path / "m")
+    document = yaml.safe_load((folder / "model.yaml").read_text())
+    document["properties"]["output"][0]["tasks"] = ["embedding"]
+    (folder / "model.yaml").write_text(yaml.safe_dump(document))
+    item = item_from_model(open_model(folder))
+    check_item(item)
+    assert document_from_item(item)["properties"]["output"][0]["tasks"] == ["embedding"]
+
+
 def test_a_fixed_window_is_the_shape(tmp_path: Path):
     folder = write(tmp_path / "m")
     document = yaml.safe_load((folder / "model.yaml").read_text())
