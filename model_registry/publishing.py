@@ -26,6 +26,7 @@ STAGING = ".staging-"
 REMOVED = ".removed-"
 STALE_SECONDS = 24 * 3600.0
 _TRIES = 5
+_LATE = ("probe.json", "check.png")
 
 
 @dataclass
@@ -117,14 +118,14 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def stamp(folder: Path) -> str:
-    """Return sizes and times of all files but probe.json: what was verified under this stamp still is.
+    """Return sizes and times of all files but what a check leaves: what was verified under this stamp still is.
 
     "" when the folder goes away meanwhile.
     """
     found = []
     try:
         for path in walk(folder):
-            if path.name != "probe.json" and not path.is_dir():
+            if path.name not in _LATE and not path.name.startswith(".") and not path.is_dir():
                 status = path.lstat()
                 found.append(f"{path.relative_to(folder)}:{status.st_size}:{status.st_mtime_ns}")
     except OSError:
