@@ -55,7 +55,11 @@ def card(registry: Registry, version: Version) -> dict[str, Any]:
                 for item in model.classes
             ],
             "resolution": _resolution(model),
-            "output": {"emits": model.emits, "activation": model.activation, "threshold": model.threshold},
+            # What the manifest says of an answer that is no class goes along: name, unit, range.
+            "output": {
+                **_mapping(_mapping(_mapping(document).get("serving")).get("output")),
+                "emits": model.emits, "activation": model.activation, "threshold": model.threshold,
+            },
             "window": {
                 "multiple": window.multiple, "period": window.period, "halo": window.halo, "fixed": window.fixed,
             },

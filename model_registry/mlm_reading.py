@@ -61,7 +61,9 @@ def document_from_item(item: Mapping[str, Any], *, folder: Path | None = None) -
     elif (gsd := _gsd(properties)) is not None:
         serving["resolution"] = {"value": gsd, "unit": "m"}
     artifacts = _artifacts(item.get("assets"), folder, own)
-    return {**document, "serving": {**serving, **({"artifacts": artifacts} if artifacts else {})}}
+    whole = {**document, "serving": {**serving, **({"artifacts": artifacts} if artifacts else {})}}
+    fresh: dict[str, Any] = _fresh(whole)
+    return fresh
 
 
 def properties_from_mlm(properties: Mapping[str, Any], own: bool = False) -> dict[str, Any]:
@@ -77,7 +79,8 @@ def properties_from_mlm(properties: Mapping[str, Any], own: bool = False) -> dic
         del found["architecture"]
     entry, output = (_only(plain.get(key), key) for key in ("input", "output"))
     tasks = [str(task) for task in output.get("tasks") or plain.get("tasks") or ()]
-    return {**found, "input": [_input(entry, own)], "output": [_output(output, tasks)]}
+    fresh: dict[str, Any] = _fresh({**found, "input": [_input(entry, own)], "output": [_output(output, tasks)]})
+    return fresh
 
 
 def _only(entries: Any, what: str) -> Mapping[str, Any]:
@@ -319,3 +322,10 @@ def _artifact(asset: Mapping[str, Any], kind: str, folder: Path | None) -> dict[
     if isinstance(size := asset.get("file:size"), int):
         found["size"] = size
     return found
+
+
+def _fresh(value: Any) -> Any:
+    """Copy lists and mappings: what occurs twice would be written as an alias in YAML."""
+    if isinstance(value, Mapping):
+        return {str(key): _fresh(inner) for key, inner in value.items()}
+    return [_fresh(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -201,11 +201,13 @@ def test_what_an_item_says(tmp_path: Path):
 def test_tasks_that_mlm_has_no_word_for_come_back(tmp_path: Path):
     folder = write(tmp_path / "m")
     document = yaml.safe_load((folder / "model.yaml").read_text())
-    document["properties"]["output"][0]["tasks"] = ["embedding"]
+    document["properties"]["output"][0]["tasks"] = ["semantic-segmentation", "crop-mapping"]
     (folder / "model.yaml").write_text(yaml.safe_dump(document))
     item = item_from_model(open_model(folder))
     check_item(item)
-    assert document_from_item(item)["properties"]["output"][0]["tasks"] == ["embedding"]
+    document = document_from_item(item)
+    assert document["properties"]["output"][0]["tasks"] == ["semantic-segmentation", "crop-mapping"]
+    assert "&id" not in yaml.safe_dump(document), "an alias, which a reader of YAML may refuse"
 
 
 def test_a_fixed_window_is_the_shape(tmp_path: Path):

@@ -52,7 +52,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     measured = found["measured"] or {}
     files = (f"{one['href']}  {one['format']}, {one['size']} bytes" for one in found["artifacts"])
     provenance = (f"{key}: {_text(value)}" for key, value in found["provenance"].items())
-    output = (f"{key} {value}" for key, value in found["output"].items() if value is not None)
+    output = (f"{key} {_text(value)}" for key, value in found["output"].items() if value is not None)
     return [
         ("Model", escape(f"{found['ref']}  {found['title']}")),
         ("Aliases", escape(", ".join(found["aliases"]))),
