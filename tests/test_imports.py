@@ -43,7 +43,7 @@ HOMES = {
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
-    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/models tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
@@ -56,6 +56,7 @@ HOMES = {
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
+    "obstore": "model_registry/remote_files",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
