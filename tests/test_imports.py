@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
     {"values", "errors", "flight", "middleware", "vendor"},
     {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "imagery", "pixels", "waiting", "zoom"},
+    {"allowed", "answers", "imagery", "mosaic", "pixels", "ramps", "waiting", "zoom"},
     {"layer"},
-    {"assemble", "catalog", "device", "paint"},
-    {"engine"},
+    {"assemble", "catalog", "device", "outputs", "paint"},
+    {"engine", "legend"},
     {"metrics", "predict"},
     {"info", "reader"},
     {"documents", "routes"},
@@ -49,7 +49,8 @@ HOMES = {
     "redis": "tiler/shared_cache",
     "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
-    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/reader tiler/tiles",
+    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
+    "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",
     "safetensors": "model_registry/runtimes/torch tiler/demo/train",
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
@@ -58,7 +59,7 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("assemble", "flight", "waiting", "windows")
+PLAIN = ("answers", "assemble", "flight", "mosaic", "waiting", "windows")
 
 
 def imported(file: Path) -> set[str]:

@@ -137,13 +137,11 @@ class PointAnswer:
 
     Attributes:
         valid: False where the scene has no data, or the style masks it.
-        value: class value.
-        values: what the style shows, one number per band: the class value, or probabilities in 0..1.
+        values: what the style shows, one number per band: the class value, probabilities (0..1) or values.
         band_names: one per value.
     """
 
     valid: bool
-    value: int
     values: tuple[float, ...]
     band_names: tuple[str, ...]
 
@@ -161,7 +159,6 @@ def predict_point(layer: Layer, x: float, y: float, crs: CRS, style: Style, engi
     shown = assemble(layer, pixel, footprint(pixel, grid), scores, replace(style, resampling="nearest"))
     return PointAnswer(
         valid=bool(shown.valid[0, 0]),
-        value=int(scores[cell].classes[row, col]),
         values=tuple(float(value) for value in shown.values[:, 0, 0]),
         band_names=shown.band_names,
     )
