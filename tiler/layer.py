@@ -202,7 +202,7 @@ def examine(
 
 
 def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
-    """Bands of the scene for the model's inputs: the operator's choice, or by name or colour or index, else by position.
+    """Bands of the scene for the model's inputs: the choice of the operator, else by name, colour, index or position.
 
     Position is used only when the scene has exactly as many bands as the model wants and no name contradicts it.
 
