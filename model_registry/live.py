@@ -28,6 +28,7 @@ class LoadedModel:
     """A model that is ready: every "auto" of `model.window` and `model.exactness` is resolved.
 
     `model.digest` stays the one of `open_model`: it names what was given, not what was measured on this machine.
+    `channels` is how many the network answers; 0 where nobody looked.
     `replicas` are the same network on further devices.
     """
 
@@ -36,6 +37,13 @@ class LoadedModel:
     probe: Probe
     choice: Choice
     replicas: tuple[Runner, ...] = ()
+    channels: int = 0
+
+    @property
+    def binary(self) -> bool:
+        """Whether the classes are a mask: the second of two, where its probability reaches a threshold."""
+        one = self.channels == 1 and self.model.emits != "labels"
+        return len(self.model.classes) == 2 and (one or self.model.threshold is not None)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -100,7 +108,7 @@ def load(
     reference = load_runner(model, device, threads)
     try:
         model = _with_demands(model, reference.demands)
-        check_contract(model, reference)
+        channels = check_contract(model, reference)
         measured = probing.measure_or_recall(model, reference)
         model = _resolve(model, measured)
         choice = choose(
@@ -110,13 +118,14 @@ def load(
         if choice.seams:
             model = replace(model, exactness="bounded")
         if choice.candidate == Candidate(reference.runtime, reference.precision):
-            return _with_replicas(LoadedModel(model, reference, measured, choice), others, threads)
+            loaded = LoadedModel(model, reference, measured, choice, channels=channels)
+            return _with_replicas(loaded, others, threads)
         runner = load_runner(model, device, threads, *choice.candidate)
     except BaseException:
         reference.close()
         raise
     reference.close()
-    return _with_replicas(LoadedModel(model, runner, measured, choice), others, threads)
+    return _with_replicas(LoadedModel(model, runner, measured, choice, channels=channels), others, threads)
 
 
 def _with_replicas(loaded: LoadedModel, devices: Sequence[str], threads: int | None) -> LoadedModel:
@@ -151,8 +160,8 @@ def _with_demands(model: Model, demands: Demands) -> Model:
     return replace(model, window=window)
 
 
-def check_contract(model: Model, runner: Runner) -> None:
-    """Run one forward pass on noise and compare the answer with what the manifest declares.
+def check_contract(model: Model, runner: Runner) -> int:
+    """Run one forward pass on noise and compare the answer with what the manifest declares; return its channels.
 
     Raises:
         ContractError: another shape (both are named), or numbers that are not finite.
@@ -172,11 +181,15 @@ def check_contract(model: Model, runner: Runner) -> None:
         raise failure
     classes = len(model.classes)
     allowed = {1} if model.emits == "labels" else {classes, 1} if classes == 2 else {classes}
+    declared, remedy = f"{classes} classes", "Correct classification:classes and output.emits"
+    if model.values is not None:
+        allowed, remedy = {model.values.channels}, "Correct output[0].result.shape and output.kind"
+        declared = f"{model.values.channels} channels"
     if answer.shape[1] not in allowed or answer.shape[2:] != (height, width):
         raise ContractError(
             f"the network answers {answer.shape[1]} channels of {_size(answer.shape[2:])} for an input of "
-            f"{_size((height, width))}; the manifest declares {classes} classes at {_size((height, width))}",
-            "Correct classification:classes and output.emits, or export a network that answers at its input's size",
+            f"{_size((height, width))}; the manifest declares {declared} at {_size((height, width))}",
+            f"{remedy}, or export a network that answers at its input's size",
         )
     if not np.isfinite(answer).all():
         share = 100 * float(np.mean(~np.isfinite(answer)))
@@ -193,6 +206,7 @@ def check_contract(model: Model, runner: Runner) -> None:
             f"the network emits values from {answer.min():.3g} to {answer.max():.3g}, which are no probabilities",
             "Write output.emits: logits",
         )
+    return int(answer.shape[1])
 
 
 def _trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:

@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
     {"values", "errors", "flight", "middleware", "vendor"},
     {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "imagery", "pixels", "waiting", "zoom"},
+    {"allowed", "answers", "imagery", "mosaic", "pixels", "ramps", "waiting", "zoom"},
     {"layer"},
-    {"assemble", "catalog", "paint", "ready"},
-    {"device"},
+    {"assemble", "catalog", "outputs", "paint", "ready"},
+    {"device", "legend"},
     {"engine"},
     {"metrics", "predict"},
-    {"info", "reader"},
+    {"fitting", "info", "reader"},
     {"documents", "routes"},
     {"params", "tiles"},
     {"extension"},
@@ -43,14 +43,15 @@ HOMES = {
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
-    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/models tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/components tiler/cli/models tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
     "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
-    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/reader tiler/tiles",
+    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
+    "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",
     "safetensors": "model_registry/runtimes/torch tiler/demo/train",
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
@@ -60,7 +61,7 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("assemble", "flight", "waiting", "windows")
+PLAIN = ("answers", "assemble", "flight", "mosaic", "waiting", "windows")
 
 
 def imported(file: Path) -> set[str]:

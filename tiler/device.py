@@ -13,10 +13,11 @@ from queue import SimpleQueue
 import numpy as np
 
 from model_registry import ModelError
+from tiler.answers import nothing, scores_of
 from tiler.errors import DeviceError, InferenceError
 from tiler.layer import Layer
 from tiler.ready import Call, Ready, Work
-from tiler.values import Cell, Classes, Halves, Mask, Rect, Scores
+from tiler.values import Cell, Rect, Scores
 from tiler.windows import Block
 
 logger = logging.getLogger(__name__)
@@ -27,13 +28,11 @@ HEARTBEAT = 1.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What the model said of a block: class values uint8 [rows, cols] of its window, and probabilities if asked for."""
+    """What the model said of a block: the scores of its window."""
 
     block: Block
     window: Rect
-    valid: Mask
-    classes: Classes
-    probabilities: Halves | None
+    scores: Scores
 
 
 class Device:
@@ -251,39 +250,20 @@ class Device:
 
     def _predict(self, works: list[Work]) -> list[Part]:
         layer = works[0].layer
-        model = layer.model
         pixels = np.stack([work.pixels for work in works])
         answer = layer.loaded.runner_on(self.name)(pixels, probabilities=works[0].probabilities)
         self.forwards += 1
         self.windows += len(works)
         self.pixels += sum(work.window.pixels for work in works)
-        classes = np.asarray([item.value for item in model.classes], np.uint8)[answer.classes]
-        probabilities: Halves | None = None
-        if answer.probabilities is not None:
-            if not np.isfinite(answer.probabilities).all():
-                raise DeviceError(
-                    f"model {model.name!r} answered numbers that are not finite",
-                    "Check its scaling and the scene's values with `tiler info`",
-                )
-            probabilities = answer.probabilities.astype(np.float16)
         return [
-            Part(
-                work.block,
-                work.window,
-                work.valid,
-                classes[number],
-                None if probabilities is None else probabilities[number],
-            )
+            Part(work.block, work.window, scores_of(layer.model, answer, number, work.valid))
             for number, work in enumerate(works)
         ]
 
 
 def _empty(work: Work) -> Part:
     """The answer to a window without any data, which no network is asked for."""
-    probabilities: Halves | None = None
-    if work.probabilities:
-        probabilities = np.zeros((len(work.layer.model.classes), *work.valid.shape), np.float16)
-    return Part(work.block, work.window, work.valid, np.zeros(work.valid.shape, np.uint8), probabilities)
+    return Part(work.block, work.window, nothing(work.layer.model, work.valid, work.probabilities))
 
 
 def split(layer: Layer, part: Part) -> dict[Cell, Scores]:
@@ -294,11 +274,7 @@ def split(layer: Layer, part: Part) -> dict[Cell, Scores]:
         top, left = cell.row * grid.cell, cell.col * grid.cell
         rows = slice(top - window.row_off, min(top + grid.cell, grid.height) - window.row_off)
         cols = slice(left - window.col_off, min(left + grid.cell, grid.width) - window.col_off)
-        cells[cell] = Scores(
-            classes=part.classes[rows, cols].copy(),
-            valid=part.valid[rows, cols].copy(),
-            probabilities=None if part.probabilities is None else part.probabilities[:, rows, cols].copy(),
-        )
+        cells[cell] = part.scores.cut(rows, cols)
     return cells
 
 

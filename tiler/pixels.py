@@ -84,7 +84,12 @@ def read_window(source: Source, window: Rect) -> tuple[NDArray[Any], Mask]:
 
 
 def sample_windows(source: Source, shape: tuple[int, int], count: int = 4) -> list[NDArray[Any]]:
-    """Windows [bands, height, width] from different parts of a scene, those with most data.
+    """Windows [bands, height, width] from different parts of a scene, as `samples` chooses them."""
+    return [pixels for pixels, _ in samples(source, shape, count)]
+
+
+def samples(source: Source, shape: tuple[int, int], count: int = 4) -> list[tuple[NDArray[Any], Mask]]:
+    """Windows from different parts of a scene, those with most data: pixels [bands, height, width] and mask.
 
     Args:
         source: what to read.
@@ -92,14 +97,14 @@ def sample_windows(source: Source, shape: tuple[int, int], count: int = 4) -> li
         count: how many at most; windows without any data are left out.
     """
     grid, (height, width) = source.grid, shape
-    found: list[tuple[float, int, NDArray[Any]]] = []
+    found: list[tuple[float, int, NDArray[Any], Mask]] = []
     for down in (0.5, 0.25, 0.75):
         for across in (0.5, 0.25, 0.75):
             row, col = round(grid.height * down) - height // 2, round(grid.width * across) - width // 2
             pixels, valid = read_window(source, Rect(row, col, height, width))
-            found.append((float(valid.mean()), len(found), pixels))
+            found.append((float(valid.mean()), len(found), pixels, valid))
     best = sorted((item for item in found if item[0] > 0), key=lambda item: (-item[0], item[1]))
-    return [pixels for _, _, pixels in best[:count]]
+    return [(pixels, valid) for _, _, pixels, valid in best[:count]]
 
 
 def reflect(start: int, count: int, size: int) -> NDArray[np.int64]:

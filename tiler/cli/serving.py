@@ -54,7 +54,7 @@ def info(
     with told():
         from tiler.info import report
 
-        found = report(scene, model, _bands(bidx), max_gsd_factor)
+        found = report(scene, model, bands_of(bidx), max_gsd_factor)
         if as_json:
             typer.echo(json.dumps(found, default=str))
         else:
@@ -98,7 +98,7 @@ def _settings(
         raise typer.BadParameter("give both SCENE and --model, or neither and a settings file (TILER_CONFIG)")
     if scene and model:
         scene_name, model_name = names or (_name(scene, "scene"), _name(model, "model"))
-        given["scenes"] = {scene_name: SceneSettings(path=scene, bands=_bands(bidx))}
+        given["scenes"] = {scene_name: SceneSettings(path=scene, bands=bands_of(bidx))}
         given["models"] = {model_name: model}
     if max_gsd_factor is not None:
         given["max_gsd_factor"] = max_gsd_factor
@@ -120,7 +120,8 @@ def _name(path: str, fallback: str) -> str:
     return stem
 
 
-def _bands(bidx: str | None) -> list[int] | None:
+def bands_of(bidx: str | None) -> list[int] | None:
+    """Bands from a comma-separated list; what is none is the caller's mistake."""
     if bidx is None:
         return None
     try:
