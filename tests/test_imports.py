@@ -42,7 +42,7 @@ HOMES = {
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
-    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/models tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",

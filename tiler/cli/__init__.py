@@ -6,9 +6,11 @@ import typer
 
 from tiler.cli import serving
 from tiler.cli.common import GDAL_DEFAULTS
+from tiler.cli.models import models_app
 
 __all__ = ["GDAL_DEFAULTS", "app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A model's prediction as a live map layer.")
 for command in (serving.serve, serving.info, serving.demo):
     app.command()(command)
+app.add_typer(models_app, name="models")
