@@ -86,10 +86,10 @@ def load(
     model = path_or_model if isinstance(path_or_model, Model) else open_model(path_or_model)
     reference = load_runner(model, device, threads)
     try:
-        model = _with_demands(model, reference.demands)
+        model = with_demands(model, reference.demands)
         check_contract(model, reference)
         measured = probing.measure_or_recall(model, reference)
-        model = _resolve(model, measured)
+        model = resolve(model, measured)
         choice = choose(
             model, policy, runtime, samples, allowed_moved,
             device=device, threads=threads, unscale=unscale, reference=reference,
@@ -106,7 +106,7 @@ def load(
     return LoadedModel(model, runner, measured, choice)
 
 
-def _with_demands(model: Model, demands: Demands) -> Model:
+def with_demands(model: Model, demands: Demands) -> Model:
     """Add what the artifact itself asks for; refuse a manifest that says otherwise."""
     window = model.window
     if demands.fixed is not None:
@@ -134,7 +134,7 @@ def check_contract(model: Model, runner: Runner) -> None:
     """
     noise = Noise(model, seed=1)
     answer, failure = None, None
-    for height, width in _trial_sizes(model.window):
+    for height, width in trial_sizes(model.window):
         x = noise.scaled((1, len(model.bands), height, width))
         try:
             answer = runner.logits(x)
@@ -170,14 +170,15 @@ def check_contract(model: Model, runner: Runner) -> None:
         )
 
 
-def _trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:
+def trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:
+    """Return the (height, width) of windows to try, in this order, until the network takes one."""
     if window.fixed is not None:
         return [window.fixed]
     multiple = window.multiple or 1
     return [(edge, edge) for edge in (-(-e // multiple) * multiple for e in _TRIAL_EDGES)]
 
 
-def _resolve(model: Model, probe: Probe) -> Model:
+def resolve(model: Model, probe: Probe) -> Model:
     """Fill in what was "auto"; a manifest may be stricter than the measurement, never laxer, unless it says so."""
     window = model.window
     period = lcm(window.period or 1, probe.period)

@@ -114,6 +114,24 @@ class PrecisionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenTest:
+    """Pixels and the answer to them that the model's author has seen; `golden` compares.
+
+    input, output: hrefs of .npy files relative to the model's folder, with their multihashes.
+    rtol, atol: a score is right within atol + rtol * |expected|; classes must be equal.
+    mismatched_per_million: scores (or classes) that may be wrong all the same.
+    """
+
+    input: str
+    input_checksum: str
+    output: str
+    output_checksum: str
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    mismatched_per_million: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One scaling step in MLM's words; `scaling` gives its arithmetic.
 
@@ -146,7 +164,7 @@ class Model:
     raster fits only when its scene carries a scale or offset.
     threshold: smallest score of a class other than the first; see `postprocess`.
     exactness: None until the probe has measured it.
-    digest: sha256 over all that decides a pixel; not names, colours, licence, and not `precision`, which is a wish.
+    digest: sha256 over all that decides a pixel; not names, colours, licence, `test`, and not `precision`, a wish.
     """
 
     name: str
@@ -168,6 +186,7 @@ class Model:
     threshold: float | None = None
     exactness: Exactness | None = None
     precision: PrecisionSpec = PrecisionSpec()
+    test: GoldenTest | None = None
     architecture: str = ""
     hyperparameters: dict[str, Any] = field(default_factory=dict, hash=False)
     license: str | None = None

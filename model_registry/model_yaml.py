@@ -28,6 +28,7 @@ from model_registry.artifacts import check_checksum, locate, read_file
 from model_registry.errors import ArtifactError, ManifestError, UnsupportedModel
 from model_registry.manifest import (
     Artifact,
+    GoldenTest,
     InputValues,
     Model,
     ModelClass,
@@ -41,6 +42,7 @@ from model_registry.manifest import (
 from model_registry.yaml_schema import (
     ArtifactBlock,
     Auto,
+    GoldenBlock,
     InputBlock,
     MlmInput,
     MlmOutput,
@@ -125,6 +127,7 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         classes=classes,
         exactness=serving.exactness,
         precision=PrecisionSpec(**serving.precision.model_dump()),
+        test=None if serving.test is None else _test(serving.test),
         license=properties.license,
         attribution=properties.attribution,
         description=properties.description or "",
@@ -232,6 +235,11 @@ def _artifact(folder: Path, block: ArtifactBlock) -> Artifact:
         raise ArtifactError(f"artifact {path.name!r} is missing", "Put it beside model.yaml") from None
     declared = size if block.size is None else block.size
     return Artifact(block.href, block.format, check_checksum(block.checksum), declared)
+
+
+def _test(block: GoldenBlock) -> GoldenTest:
+    checksums = {name: check_checksum(getattr(block, name)) for name in ("input_checksum", "output_checksum")}
+    return GoldenTest(**{**block.model_dump(), **checksums})
 
 
 def _name_and_version(folder: Path, properties: Properties) -> tuple[str, str]:

@@ -69,15 +69,18 @@ class Probe:
         return next((s for s in reversed(self.errors) if s.window == window and s.halo <= self.halo), None)
 
 
-def measure_or_recall(model: Model, runner: Runner) -> Probe:
-    """Return the probe of `model`: from its manifest when that states everything, from the cache, or measured now."""
+def measure_or_recall(model: Model, runner: Runner, remeasure: bool = False) -> Probe:
+    """Return the probe of `model`: from its manifest when that states everything, from the cache, or measured now.
+
+    remeasure: whether to ignore what was kept.
+    """
     window = model.window
     if None not in (window.multiple, window.period, window.halo, model.exactness):
         assert window.multiple and window.period and window.halo is not None and model.exactness
         note = "stated by the manifest, not measured"
         return Probe(window.multiple, window.period, window.halo, model.exactness, (note,))
     key = probe_cache.key(model.digest, runner.runtime, runner.device, VERSION)
-    known = probe_cache.read(key, Probe)
+    known = None if remeasure else probe_cache.read(key, Probe)
     if known is None:
         known = measure(model, runner)
         probe_cache.write(key, known)

@@ -23,7 +23,7 @@ from model_registry.errors import ContractError
 from model_registry.manifest import Model
 from model_registry.noise import Noise
 from model_registry.postprocess import Prediction
-from model_registry.runtimes import Runner, Unscale
+from model_registry.runtimes import Runner
 
 Raw = npt.NDArray[np.generic]
 
@@ -54,12 +54,11 @@ def between_windows(
     image: Raw,
     shape: tuple[int, int],
     step: int,
-    unscale: Unscale | None = None,
 ) -> list[Seam]:
     """Return the disagreement of neighbouring windows by halo: multiples of `step` from 0 to a quarter of the window.
 
     Args:
-        image: raw pixels [C, H, W], at least `image_shape(shape, step)`.
+        image: raw pixels [C, H, W] (physical ones for a model that wants these), at least `image_shape(shape, step)`.
         shape: (height, width) of the windows.
         step: px; windows start on its multiples.
 
@@ -70,7 +69,7 @@ def between_windows(
     if image.shape[1] < height + down or image.shape[2] < width + across:
         raise ContractError(f"an image of {image.shape[1:]} px holds no two windows of {shape} px", "Use a larger one")
     answers = [
-        (row, col, _answer(runner, model, image[:, row : row + height, col : col + width], unscale))
+        (row, col, _answer(runner, model, image[:, row : row + height, col : col + width]))
         for row, col in ((0, 0), (0, across), (down, 0), (down, across))
     ]
     edge = min(shape)
@@ -123,7 +122,7 @@ def image_shape(shape: tuple[int, int], step: int) -> tuple[int, int]:
     return shape[0] + down, shape[1] + across
 
 
-def crops(runner: Runner, model: Model, image: Raw, halos: Iterable[int], unscale: Unscale | None = None) -> list[Seam]:
+def crops(runner: Runner, model: Model, image: Raw, halos: Iterable[int]) -> list[Seam]:
     """Return how a core's answer in windows that end `halo` px beyond it differs from one pass over all of `image`.
 
     image: raw pixels [C, H, W]; its middle is the core, what the largest halo leaves on each side.
@@ -140,14 +139,14 @@ def crops(runner: Runner, model: Model, image: Raw, halos: Iterable[int], unscal
             f"an image of {image.shape[1:]} px has no room for a halo of {margin} px", "Use a larger one"
         )
     image = image[:, :height, :width]
-    whole = _answer(runner, model, image, unscale)
+    whole = _answer(runner, model, image)
     core = np.s_[margin : height - margin, margin : width - margin]
     found = []
     for halo in halos:
         around = margin - halo
         window = image[:, around : height - around, around : width - around]
         inside = np.s_[halo : window.shape[1] - halo, halo : window.shape[2] - halo]
-        differs, largest = _difference(whole, core, _answer(runner, model, window, unscale), inside)
+        differs, largest = _difference(whole, core, _answer(runner, model, window), inside)
         found.append(Seam(min(window.shape[1:]), halo, float(differs.mean()), float(largest.max())))
     return found
 
@@ -165,8 +164,8 @@ def spaced(largest: int, step: int) -> list[int]:
     return sorted({count * step, *range(0, count * step + 1, every * step)})
 
 
-def _answer(runner: Runner, model: Model, pixels: Raw, unscale: Unscale | None) -> Prediction:
-    return runner(np.ascontiguousarray(pixels[None]), unscale, model.emits != "labels")
+def _answer(runner: Runner, model: Model, pixels: Raw) -> Prediction:
+    return runner(np.ascontiguousarray(pixels[None]), None, model.emits != "labels")
 
 
 def _disagreement(first: Any, second: Any, shape: tuple[int, int]) -> tuple[Any, Any, Any]:

@@ -69,6 +69,11 @@ class Strip:
         pair = self._shifted(shift)
         return float("inf") if pair is None else float(np.mean(np.abs(pair[0] - pair[1])))
 
+    def shift_moves(self, shift: int) -> float | None:
+        """Return the share (0..1) of pixels whose class a shift by `shift` px changes, None on too short a strip."""
+        pair = self._shifted(shift)
+        return None if pair is None else float(np.mean(_classes(pair[0]) != _classes(pair[1])))
+
     def _shifted(self, shift: int) -> tuple[Float32, Float32] | None:
         """Return the scores of the same pixels before and after a shift of the input, None on too short a strip."""
         if self.length - shift < 2 * _WIDTH:

@@ -79,6 +79,18 @@ class PrecisionBlock(_Strict):
     max_moved: float = Field(default=0.005, ge=0, le=1)
 
 
+class GoldenBlock(_Strict):
+    """A golden test."""
+
+    input: str
+    input_checksum: str
+    output: str
+    output_checksum: str
+    rtol: float = Field(default=1e-3, ge=0)
+    atol: float = Field(default=1e-3, ge=0)
+    mismatched_per_million: float = Field(default=100, ge=0, le=1e6)
+
+
 class Serving(_Strict):
     """The block `serving:`."""
 
@@ -91,6 +103,7 @@ class Serving(_Strict):
     output: OutputBlock = OutputBlock()
     nodata: NodataBlock = NodataBlock()
     precision: PrecisionBlock = PrecisionBlock()
+    test: GoldenBlock | None = None
     exactness: Literal["exact", "bounded", "unsafe"] | None = None
 
 
