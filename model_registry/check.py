@@ -147,6 +147,8 @@ def _measure(
     found |= {"fixed": demanding.window.fixed, "notes": list(measured.notes)}
     found["errors"] = [seam._asdict() for seam in measured.errors]
     found["error"] = measured.error._asdict() if measured.error is not None else None
+    if measured.exactness == "exact":
+        found["error"]["window"] = None  # of any size
     findings += contradictions(model, measured)
     try:
         served = live.resolve(demanding, measured)

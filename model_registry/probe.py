@@ -33,7 +33,6 @@ from model_registry.strips import Strip
 
 VERSION = 2  # part of the cache key: raise it when a change here can change a result
 HALO_LIMIT = 512  # px; a network that needs more is served as not exact
-FALLBACK_HALO = 64  # px, for networks that no halo makes exact and whose error cannot be measured
 UNSAFE_SHARE = 0.01  # of the pixels that windows or other surroundings may move before "bounded" becomes "unsafe"
 BUDGET_S = 30.0  # seconds after which searches stop and keep the (larger) halo that is already proven
 
@@ -108,7 +107,7 @@ class _Measurement:
         multiple = multiple or (1 if self.fixed else self.find_multiple())
         strips, period = self.find_period(multiple)
         if period is None:
-            step = lcm(multiple, self.likely_period(strips, multiple))
+            step = self.likely_period(multiple)
             text = self.why_not(strips, step)
             stated = self.model.window.period
             if stated is not None:
@@ -119,7 +118,7 @@ class _Measurement:
         period = lcm(period, multiple)
         halo = self.find_halo(strips, period)
         if halo is None:
-            return self.inexact(multiple, period, f"what lies more than {self.reach(strips, period)} px away counts")
+            return self.inexact(multiple, period, self.too_far(self.reach(strips, period)))
         if not self.fixed:
             for strip in strips:
                 difference = strip.size_difference(period, halo)
@@ -178,9 +177,11 @@ class _Measurement:
             shift //= 2
         return shift
 
-    def likely_period(self, strips: list[Strip], multiple: int) -> int:
+    def likely_period(self, multiple: int) -> int:
         """Return the period of what is local in a network that is not exact: off it, a shift costs many times more."""
-        shifts = sorted({s for n in _PERIODS[:-1] for s in range(1, n + 1) if n % s == 0 and 8 * s <= strips[0].length})
+        strips = self.strips(_LENGTHS[0], multiple)
+        divisors = {s for n in _PERIODS[:-1] for s in range(1, n + 1) if n % s == 0}
+        shifts = sorted(n for n in {lcm(s, multiple) for s in divisors} if 8 * n <= min(s.length for s in strips))
         costs = [max(strip.shift_cost(shift) for strip in strips) for shift in shifts]
         least = min(costs, default=0.0)
         return next((s for s, cost in zip(shifts, costs, strict=True) if cost <= _WORSE * least), multiple)
@@ -193,9 +194,13 @@ class _Measurement:
                 "the answer depends on the place in the window or on its size (as with align_corners=True or learned "
                 "positions), not on what lies far away"
             )
+        return self.too_far(far)
+
+    def too_far(self, reach: int) -> str:
+        """Return the reason of a network that no halo up to `reach` px makes exact."""
         return (
-            f"what lies more than {far} px away counts: statistics over the window (squeeze-excite, group or instance "
-            "norm), attention, or too much context"
+            f"what lies more than {reach} px away counts: statistics over the window (squeeze-excite, group or "
+            "instance norm), attention, or too much context"
         )
 
     def find_halo(self, strips: list[Strip], period: int) -> int | None:
@@ -255,16 +260,14 @@ class _Measurement:
         edge = min(self.model.window.preferred, self.model.window.max or self.model.window.preferred)
         shape = self.fixed or (max(period, edge // period * period),) * 2
         affordable = min(shape) // LARGEST_SHARE // period * period
-        errors, unmeasured = remaining(self.runner, self.model, shape, period, self.deadline)
+        errors, telling, unmeasured = remaining(self.runner, self.model, shape, period, self.deadline)
         self.notes += unmeasured
         full = [seam for seam in errors if seam.window == min(shape)]
         stated = self.model.window.halo
         if stated is not None:
             wanted = stated
-        elif full and full[-1].dprob == full[0].dprob == 0:  # it answers everything alike
-            wanted = max(halo, FALLBACK_HALO)
-        else:
-            wanted = max(halo, choose_halo(full).halo if full else affordable)
+        else:  # what noise tells nothing of may still show on imagery
+            wanted = max(halo, choose_halo(full).halo if full and telling else affordable)
         chosen = -(-wanted // period) * period
         if self.fixed or stated is None:
             chosen = min(chosen, affordable)

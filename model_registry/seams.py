@@ -30,6 +30,7 @@ Raw = npt.NDArray[np.generic]
 MOVED_ALLOWED = 10e-6  # share of pixels; with DPROB_ALLOWED what a halo may leave before it counts as too small
 DPROB_ALLOWED = 1e-2
 LARGEST_SHARE = 4  # a halo of more than a 4th of its window leaves less than a quarter of what is inferred
+_ONE_CLASS = 0.99  # of the pixels of noise in one class: then it does not tell how many pixels windows move
 _STEPS = 16  # halos that are looked at, up to the largest
 _OFFSET = 3 / 8  # of the window, between neighbours: with half of it no pixel would have the largest halo in both
 
@@ -87,27 +88,33 @@ def between_windows(
 
 def remaining(
     runner: Runner, model: Model, shape: tuple[int, int], step: int, deadline: float
-) -> tuple[list[Seam], list[str]]:
+) -> tuple[list[Seam], bool, list[str]]:
     """Return what halos leave on noise, in windows of half that `shape` (where it is free), then of all of it.
 
     deadline: of time.monotonic; past it the full windows, which take four times as long as half ones, are left out.
 
     Returns:
-        the seams, and notes on what could not be measured.
+        the seams; whether they tell anything (a network that makes one class of all noise moves no pixel, whatever its
+        windows); notes on what could not be measured.
     """
     half = (shape[0] // 2 // step * step, shape[1] // 2 // step * step)
     sizes = [shape] if model.window.fixed or runner.demands.fixed or min(half) < 8 * step else [half, shape]
     found: list[Seam] = []
+    telling = False
     begin = time.monotonic()
     for size in sizes:
         if found and time.monotonic() + 4 * (time.monotonic() - begin) > deadline:
-            return found, [f"windows of {min(size)} px take too long to measure what their halo leaves"]
+            return found, telling, [f"windows of {min(size)} px take too long to measure what their halo leaves"]
         image = Noise(model, seed=9).landscape(image_shape(size, step), max(32, min(size) // 4))
         try:
             found += between_windows(runner, model, image, size, step)
+            if size == sizes[0]:
+                classes = _answer(runner, model, image[:, : size[0], : size[1]]).classes
+                telling = float(np.bincount(classes.ravel()).max()) < _ONE_CLASS * classes.size
         except (ContractError, MemoryError) as error:
-            return found, [f"windows of {min(size)} px cannot be run ({error})"]
-    return found, []
+            return found, telling, [f"windows of {min(size)} px cannot be run ({error})"]
+    notes = [] if telling else ["noise is answered with one class, so what windows change can only be seen on imagery"]
+    return found, telling, notes
 
 
 def offset(shape: tuple[int, int], step: int) -> tuple[int, int]:
