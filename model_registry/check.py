@@ -192,17 +192,20 @@ def _noise_scores(model: Model, runner: Runner) -> Float32:
     raise AssertionError("no sizes to try")
 
 
-def _contract(model: Model, scores: Float32, classes: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    counts = np.bincount(classes.ravel(), minlength=len(model.classes))
+def _contract(model: Model, scores: Float32, classes: npt.NDArray[np.uint8] | None) -> dict[str, Any]:
+    counts = np.zeros(0)
+    if classes is not None:
+        counts = np.bincount(classes.ravel(), minlength=len(model.classes)) / classes.size
     return {
         "bands": list(model.bands),
         "sizes": list(model.window.fixed) if model.window.fixed else "any",
         "channels": scores.shape[1],
         "range": [float(scores.min()), float(scores.max())],
+        "kind": model.kind,
         "emits": model.emits,
         "activation": model.activation,
         # Shares of what it makes of noise: a class that never comes is nothing to worry about, one class alone is.
-        "seen": {item.name: round(float(n / classes.size), 4) for item, n in zip(model.classes, counts, strict=True)},
+        "seen": {item.name: round(float(n), 4) for item, n in zip(model.classes, counts, strict=True)},
     }
 
 
@@ -230,7 +233,7 @@ def _windows(model: Model, runner: Runner, measured: Probe) -> dict[str, Any]:
     period, halo = lcm(measured.period, measured.multiple), measured.halo
     fixed = model.window.fixed
     across, length = -(-64 // period) * period, -(-max(256, 2 * halo + 128 + 2 * period) // period) * period
-    strip = Strip(runner.logits, Noise(model, seed=21), fixed or (across, length), 1)
+    strip = Strip(runner.logits, Noise(model, seed=21), fixed or (across, length), 1, model.kind)
     rounding = strip.tolerance
     found: dict[str, Any] = {"dynamic": fixed is None, "batch_difference": strip.batch_difference()}
     found["batch_invariant"] = found["batch_difference"] <= rounding

@@ -86,6 +86,8 @@ def plausibility(model: Model, scores: Float32) -> list[Finding]:
     lowest, highest = float(scores.min()), float(scores.max())
     if lowest == highest:
         return [Finding("answer", "warning", f"the network answers noise with {lowest:g} everywhere", "Check weights")]
+    if model.kind != "classes":
+        return []
     if model.emits == "labels":
         if np.array_equal(scores, np.rint(scores)):
             return []

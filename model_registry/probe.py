@@ -152,7 +152,8 @@ class _Measurement:
         across = -(-64 // multiple) * multiple
         length = -(-length // multiple) * multiple
         shapes = [self.fixed] * 2 if self.fixed else [(across, length), (length, across)]
-        return [Strip(self.runner.logits, self.noise, shape, axis) for shape, axis in zip(shapes, (1, 0), strict=True)]
+        logits, kind = self.runner.logits, self.model.kind
+        return [Strip(logits, self.noise, shape, axis, kind) for shape, axis in zip(shapes, (1, 0), strict=True)]
 
     def find_period(self, multiple: int) -> tuple[list[Strip], int | None]:
         """Return the shortest strips on which the network is seen to be shift-equivariant, and its period."""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_registry import values
 from model_registry.errors import ContractError
 from model_registry.manifest import Model
 from model_registry.noise import Noise
@@ -38,9 +39,10 @@ _OFFSET = 3 / 8  # of the window, between neighbours: with half of it no pixel w
 class Seam(NamedTuple):
     """What remains in windows of `window` px (their shorter edge) when each pixel has `halo` px of context or more.
 
-    moved: share (0..1) of the pixels whose class depends on the window that they are taken from.
-    dprob: largest difference of a class's probability (0..1) among them; for a network that emits labels 1 if any
-        pixel moved.
+    moved: share (0..1) of the pixels whose class depends on the window that they are taken from; of a regression or
+        an embedding, those whose value does by more than 1 % of the answer's spread.
+    dprob: largest difference of a class's probability (0..1) among them, or of a value, relative to the spread; for a
+        network that emits labels 1 if any pixel moved.
     """
 
     window: int
@@ -109,8 +111,7 @@ def remaining(
         try:
             found += between_windows(runner, model, image, size, step)
             if size == sizes[0]:
-                classes = _answer(runner, model, image[:, : size[0], : size[1]]).classes
-                telling = float(np.bincount(classes.ravel()).max()) < _ONE_CLASS * classes.size
+                telling = _tells(_answer(runner, model, image[:, : size[0], : size[1]]))
         except (ContractError, MemoryError) as error:
             return found, telling, [f"windows of {min(size)} px cannot be run ({error})"]
     notes = [] if telling else ["noise is answered with one class, so what windows change can only be seen on imagery"]
@@ -171,6 +172,13 @@ def spaced(largest: int, step: int) -> list[int]:
     return sorted({count * step, *range(0, count * step + 1, every * step)})
 
 
+def _tells(answer: Prediction) -> bool:
+    """Whether an answer to noise is varied enough to show what windows change."""
+    if answer.classes is None:
+        return answer.values is not None and values.spread_of(answer.values) > 0
+    return float(np.bincount(answer.classes.ravel()).max()) < _ONE_CLASS * answer.classes.size
+
+
 def _answer(runner: Runner, model: Model, pixels: Raw) -> Prediction:
     return runner(np.ascontiguousarray(pixels[None]), None, model.emits != "labels")
 
@@ -194,7 +202,13 @@ def _disagreement(first: Any, second: Any, shape: tuple[int, int]) -> tuple[Any,
 
 
 def _difference(one: Prediction, here: Any, two: Prediction, there: Any) -> tuple[Any, Any]:
-    """Return (whether the class differs, largest difference of a probability), each [rows, columns]."""
+    """Return (whether the class or value differs, largest difference of a probability), each [rows, columns]."""
+    if one.values is not None and two.values is not None:
+        spread = values.spread_of(one.values)
+        first, second = one.values[0][(slice(None), *here)], two.values[0][(slice(None), *there)]
+        distance = np.sqrt(np.square(first - second).sum(axis=0))
+        return values.moved(first[None], second[None], spread)[0], distance / spread if spread else distance
+    assert one.classes is not None and two.classes is not None
     differs = one.classes[0][here] != two.classes[0][there]
     if one.probabilities is None or two.probabilities is None:
         return differs, differs.astype(np.float32)

@@ -56,9 +56,31 @@ class WindowBlock(_Strict):
     max: int | None = None
 
 
+class ValueBlock(_Strict):
+    """The number that a regression or an embedding answers, and how it is shown."""
+
+    name: str | None = None
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    ramp: str | tuple[str, ...] = "viridis"
+    scale: float = 1.0
+    offset: float = 0.0
+    clip: tuple[float | None, float | None] = (None, None)
+
+
+class ComponentsBlock(_Strict):
+    """The file with an embedding's three components."""
+
+    href: str
+    checksum: str
+
+
 class OutputBlock(_Strict):
     """What the network emits and what is still to be done."""
 
+    kind: Literal["classes", "regression", "embedding"] | None = None
+    value: ValueBlock | None = None
+    components: ComponentsBlock | None = None
     emits: Literal["logits", "probabilities", "labels"] = "logits"
     activation: Literal["softmax", "sigmoid", "none"] | None = None
     threshold: float | None = Field(default=None, ge=0, le=1)
@@ -141,6 +163,7 @@ class MlmClass(_Lenient):
 class MlmOutput(_Lenient):
     """MLM's output."""
 
+    tasks: list[str] = []
     result: Structure = Structure()
     classes: list[MlmClass] = Field(default=[], alias="classification:classes")
 
@@ -150,6 +173,7 @@ class Properties(_Lenient):
 
     name: str = ""
     architecture: str = ""
+    tasks: list[str] = []
     version: str | int | float | None = None
     description: str | None = None
     license: str | None = None
