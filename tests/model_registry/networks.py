@@ -107,16 +107,42 @@ def max_pool() -> onnx.ModelProto:
     return _finish(g, _enlarged(g, x, "half_pixel", 4))
 
 
+def tolerant_unet(depth: int = 3) -> onnx.ModelProto:
+    """A U-Net that enlarges to whatever size its skip connection has, so that it takes windows of every size."""
+    g = _Graph(17)
+    x, into, skips = "x", 3, []
+    for _ in range(depth):
+        x = _layer(g, x, into)
+        skips.append(x)
+        x, into = g.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), WIDTH
+    x = _layer(g, x, WIDTH)
+    for skip in reversed(skips):
+        size = g.add("Concat", g.add("Shape", x, end=2), g.add("Shape", skip, start=2), axis=0)
+        x = g.add("Resize", x, "", "", size, mode="nearest", coordinate_transformation_mode="asymmetric",
+                  nearest_mode="floor")  # fmt: skip
+        x = _layer(g, g.add("Concat", x, skip, axis=1), 2 * WIDTH)
+    return _finish(g, x)
+
+
+def tripled() -> onnx.ModelProto:
+    """One level of 3 px blocks, and a convolution of 3 px before and at the end: period 3."""
+    g = _Graph(18)
+    w = g.random.normal(0, 1.0, (WIDTH, 3, 3, 3)) / np.sqrt(27)
+    x = g.add("Relu", g.add("Conv", "x", g.weight(w), strides=[3, 3], kernel_shape=[3, 3]))
+    x = _layer(g, x, WIDTH)
+    return _finish(g, _enlarged(g, x, "transposed", 3))
+
+
 def align_corners() -> onnx.ModelProto:
     return unet("align_corners")
 
 
-def squeeze_excite() -> onnx.ModelProto:
-    """A U-Net whose lowest level is gated by its own mean over the window."""
+def squeeze_excite(strength: float = 1.0) -> onnx.ModelProto:
+    """A U-Net whose lowest level is gated by its own mean over the window, more or less."""
 
     def gate(g: _Graph, x: str) -> str:
         hidden = g.add("Relu", g.conv(g.add("GlobalAveragePool", x), WIDTH, 4, 1))
-        return g.add("Mul", x, g.add("Sigmoid", g.conv(hidden, 4, WIDTH, 1)))
+        return g.add("Mul", x, g.add("Sigmoid", g.conv(hidden, 4, WIDTH, 1, gain=1.5 * strength)))
 
     return unet("nearest", bottom=gate)
 
