@@ -277,9 +277,9 @@ class _Measurement:
         left, told = probe.error, f"with a halo of {chosen} px in windows of {min(shape)} px,"
         if left is not None:
             self.notes.append(
-                f"{told} neighbouring windows differ in {100 * left.moved:.2g} % of the pixels, by up to "
+                f"{told} neighbouring windows differ in {100 * left.moved:.2g} % of the pixels of noise, by up to "
                 f"{left.dprob:.2g} of probability"
             )
-        self.notes.append(f"{told} much darker or brighter surroundings move up to {100 * worst:.2g} % of the pixels")
+        self.notes.append(f"{told} much darker or brighter surroundings move up to {100 * worst:.2g} % of them")
         unsafe = max(worst, left.moved if left is not None else 0.0) > UNSAFE_SHARE
         return replace(probe, exactness="unsafe" if unsafe else "bounded", notes=(reason, *self.notes))

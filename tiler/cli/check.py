@@ -112,7 +112,7 @@ def _meaning(found: dict[str, Any]) -> str:
     error = found["error"]
     if error is None:
         return "windows differ; by how much was not measured"
-    told = f"neighbouring windows differ in {100 * error['moved']:.2g} % of the pixels"
+    told = f"neighbouring windows differ in {100 * error['moved']:.2g} % of the pixels of noise"
     return told + f" (probability by up to {error['dprob']:.2g})"
 
 
