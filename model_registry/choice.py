@@ -8,7 +8,8 @@ The policy is the operator's word on precision:
                 it and the share of pixels that it moves against fp32, on real windows of the scene, is small enough
 
 Where nobody says anything it is the manifest's `precision.default`, which is fp32 unless the author wrote auto: a
-model's map changes by bf16 only when somebody asked for it.
+model's map changes by bf16 only when somebody asked for it. A pixel of a regression or an embedding counts as
+moved when its value differs by more than 1 % of the answer's own spread (`values.moved`).
 
 The reference is the runtime that the model's format was made for, in fp32. An fp32 candidate must give its classes,
 except where the two best probabilities lie within 1e-4; a lower precision may move what the policy allows. And windows

@@ -28,12 +28,20 @@ class LoadedModel:
     """A model that is ready: every "auto" of `model.window` and `model.exactness` is resolved.
 
     `model.digest` stays the one of `open_model`: it names what was given, not what was measured on this machine.
+    `channels` is how many the network answers; 0 where nobody looked.
     """
 
     model: Model
     runner: Runner
     probe: Probe
     choice: Choice
+    channels: int = 0
+
+    @property
+    def binary(self) -> bool:
+        """Whether the classes are a mask: the second of two, where its probability reaches a threshold."""
+        one = self.channels == 1 and self.model.emits != "labels"
+        return len(self.model.classes) == 2 and (one or self.model.threshold is not None)
 
     def warm(self, shapes: Iterable[tuple[int, int]], batch: int = 1) -> None:
         """Run a window of noise of each (height, width) in px once; a runtime prepares for a shape when it first comes.
@@ -86,10 +94,10 @@ def load(
     model = path_or_model if isinstance(path_or_model, Model) else open_model(path_or_model)
     reference = load_runner(model, device, threads)
     try:
-        model = _with_demands(model, reference.demands)
-        check_contract(model, reference)
+        model = with_demands(model, reference.demands)
+        channels = check_contract(model, reference)
         measured = probing.measure_or_recall(model, reference)
-        model = _resolve(model, measured)
+        model = resolve(model, measured)
         choice = choose(
             model, policy, runtime, samples, allowed_moved,
             device=device, threads=threads, unscale=unscale, reference=reference,
@@ -97,16 +105,16 @@ def load(
         if choice.seams:
             model = replace(model, exactness="bounded")
         if choice.candidate == Candidate(reference.runtime, reference.precision):
-            return LoadedModel(model, reference, measured, choice)
+            return LoadedModel(model, reference, measured, choice, channels)
         runner = load_runner(model, device, threads, *choice.candidate)
     except BaseException:
         reference.close()
         raise
     reference.close()
-    return LoadedModel(model, runner, measured, choice)
+    return LoadedModel(model, runner, measured, choice, channels)
 
 
-def _with_demands(model: Model, demands: Demands) -> Model:
+def with_demands(model: Model, demands: Demands) -> Model:
     """Add what the artifact itself asks for; refuse a manifest that says otherwise."""
     window = model.window
     if demands.fixed is not None:
@@ -126,15 +134,15 @@ def _with_demands(model: Model, demands: Demands) -> Model:
     return replace(model, window=window)
 
 
-def check_contract(model: Model, runner: Runner) -> None:
-    """Run one forward pass on noise and compare the answer with what the manifest declares.
+def check_contract(model: Model, runner: Runner) -> int:
+    """Run one forward pass on noise and compare the answer with what the manifest declares; return its channels.
 
     Raises:
         ContractError: another shape (both are named), or numbers that are not finite.
     """
     noise = Noise(model, seed=1)
     answer, failure = None, None
-    for height, width in _trial_sizes(model.window):
+    for height, width in trial_sizes(model.window):
         x = noise.scaled((1, len(model.bands), height, width))
         try:
             answer = runner.logits(x)
@@ -147,11 +155,15 @@ def check_contract(model: Model, runner: Runner) -> None:
         raise failure
     classes = len(model.classes)
     allowed = {1} if model.emits == "labels" else {classes, 1} if classes == 2 else {classes}
+    declared, remedy = f"{classes} classes", "Correct classification:classes and output.emits"
+    if model.values is not None:
+        allowed, remedy = {model.values.channels}, "Correct output[0].result.shape and output.kind"
+        declared = f"{model.values.channels} channels"
     if answer.shape[1] not in allowed or answer.shape[2:] != (height, width):
         raise ContractError(
             f"the network answers {answer.shape[1]} channels of {_size(answer.shape[2:])} for an input of "
-            f"{_size((height, width))}; the manifest declares {classes} classes at {_size((height, width))}",
-            "Correct classification:classes and output.emits, or export a network that answers at its input's size",
+            f"{_size((height, width))}; the manifest declares {declared} at {_size((height, width))}",
+            f"{remedy}, or export a network that answers at its input's size",
         )
     if not np.isfinite(answer).all():
         share = 100 * float(np.mean(~np.isfinite(answer)))
@@ -168,16 +180,18 @@ def check_contract(model: Model, runner: Runner) -> None:
             f"the network emits values from {answer.min():.3g} to {answer.max():.3g}, which are no probabilities",
             "Write output.emits: logits",
         )
+    return int(answer.shape[1])
 
 
-def _trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:
+def trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:
+    """Return the (height, width) of windows to try, in this order, until the network takes one."""
     if window.fixed is not None:
         return [window.fixed]
     multiple = window.multiple or 1
     return [(edge, edge) for edge in (-(-e // multiple) * multiple for e in _TRIAL_EDGES)]
 
 
-def _resolve(model: Model, probe: Probe) -> Model:
+def resolve(model: Model, probe: Probe) -> Model:
     """Fill in what was "auto"; a manifest may be stricter than the measurement, never laxer, unless it says so."""
     window = model.window
     period = lcm(window.period or 1, probe.period)

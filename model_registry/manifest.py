@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model_registry.errors import ManifestError
+from model_registry.values import Values
 
 Rgba = tuple[int, int, int, int]
+Kind = Literal["classes", "regression", "embedding"]
 Exactness = Literal["exact", "bounded", "unsafe"]
-Emits = Literal["logits", "probabilities", "labels"]
+Emits = Literal["logits", "probabilities", "labels", "values"]
 Activation = Literal["softmax", "sigmoid", "none"]
 InputValues = Literal["dn", "physical"]
 OpKind = Literal["z-score", "min-max", "offset", "scale", "clip", "clip-min", "clip-max"]
@@ -114,6 +116,24 @@ class PrecisionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenTest:
+    """Pixels and the answer to them that the model's author has seen; `golden` compares.
+
+    input, output: hrefs of .npy files relative to the model's folder, with their multihashes.
+    rtol, atol: a score is right within atol + rtol * |expected|; classes must be equal.
+    mismatched_per_million: scores (or classes) that may be wrong all the same.
+    """
+
+    input: str
+    input_checksum: str
+    output: str
+    output_checksum: str
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    mismatched_per_million: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One scaling step in MLM's words; `scaling` gives its arithmetic.
 
@@ -144,9 +164,11 @@ class Model:
     input_values: "dn" feeds the raster's own numbers; "physical" feeds dn * scale + offset of the scene.
     input_dtypes: raster dtypes the scaling is meant for; for "physical" the dtypes after unscaling, so an integer
     raster fits only when its scene carries a scale or offset.
+    kind: what the answer is: one class a pixel, one number, or a vector. values: of the last two, else None; they have
+        no classes, emit "values", and know the activations none and sigmoid.
     threshold: smallest score of a class other than the first; see `postprocess`.
     exactness: None until the probe has measured it.
-    digest: sha256 over all that decides a pixel; not names, colours, licence, and not `precision`, which is a wish.
+    digest: sha256 over all that decides a pixel; not names, colours, licence, `test`, and not `precision`, a wish.
     """
 
     name: str
@@ -156,7 +178,9 @@ class Model:
     folder: Path
     artifacts: tuple[Artifact, ...]
     bands: tuple[str, ...]
-    classes: tuple[ModelClass, ...]
+    classes: tuple[ModelClass, ...] = ()
+    kind: Kind = "classes"
+    values: Values | None = None
     input_values: InputValues = "dn"
     input_dtypes: tuple[str, ...] = ("uint8",)
     scaling: tuple[Op, ...] = ()
@@ -168,6 +192,7 @@ class Model:
     threshold: float | None = None
     exactness: Exactness | None = None
     precision: PrecisionSpec = PrecisionSpec()
+    test: GoldenTest | None = None
     architecture: str = ""
     hyperparameters: dict[str, Any] = field(default_factory=dict, hash=False)
     license: str | None = None
@@ -192,6 +217,8 @@ def digest_of(fields: Mapping[str, Any]) -> str:
     deciding: dict[str, Any] = {name: fields[name] for name in _DECIDING if name in fields}
     deciding["artifacts"] = [(a.format, a.checksum) for a in fields["artifacts"]]
     deciding["values"] = [c.value for c in fields["classes"]]
+    if fields.get("values") is not None:
+        deciding["answer"] = (fields["kind"], *fields["values"].deciding)
     return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=plain).encode()).hexdigest()
 
 
@@ -201,24 +228,61 @@ def make_model(**fields: Any) -> Model:
     Raises:
         ManifestError: no bands, fewer than two classes, a class value used twice, or output settings that clash.
     """
-    bands, classes = fields["bands"], fields["classes"]
-    if not bands:
+    fields.setdefault("classes", ())
+    if not fields["bands"]:
         raise ManifestError("the model has no input bands", "List them under input[0].bands")
+    if fields.get("kind", "classes") == "classes":
+        _check_classes(**fields)
+    else:
+        _check_values(**fields)
+    # digest_of must see defaults too: a default that changes between releases changes pixels.
+    model = Model(digest="", **fields)
+    return Model(digest=digest_of(vars(model)), **fields)
+
+
+def _check_classes(
+    classes: tuple[ModelClass, ...],
+    emits: Emits = "logits",
+    activation: Activation = "softmax",
+    values: Values | None = None,
+    **_: Any,
+) -> None:
+    if emits == "values" or values is not None:
+        raise ManifestError("a model with classes emits no values", "Write output.kind: regression or embedding")
     if len(classes) < 2:
         raise ManifestError(f"the model has {len(classes)} classes", "List at least two, or one for a binary network")
     if len(classes) > 256 or len({c.value for c in classes}) != len(classes):
         raise ManifestError(
             f"{len(classes)} classes with the values {[c.value for c in classes]}", "Give each class its own value"
         )
-    emits, activation = fields.get("emits", "logits"), fields.get("activation", "softmax")
     if emits != "logits" and activation != "none":
         raise ManifestError(
             f"output.emits is {emits} and output.activation is {activation}",
             "Write activation: none, or emits: logits if the activation is still to be applied",
         )
-    # digest_of must see defaults too: a default that changes between releases changes pixels.
-    model = Model(digest="", **fields)
-    return Model(digest=digest_of(vars(model)), **fields)
+
+
+def _check_values(
+    kind: Kind,
+    classes: tuple[ModelClass, ...],
+    values: Values | None = None,
+    emits: Emits = "logits",
+    activation: Activation = "softmax",
+    threshold: float | None = None,
+    **_: Any,
+) -> None:
+    if classes or values is None or emits != "values" or threshold is not None:
+        raise ManifestError(
+            f"a model of kind {kind} has {len(classes)} classes, emits {emits} and has the threshold {threshold}",
+            "Leave classes, output.emits and output.threshold out, and state its channels",
+        )
+    if activation == "softmax":
+        raise ManifestError(f"a model of kind {kind} has the activation softmax", "Write none or sigmoid")
+    if (kind == "regression" and values.channels != 1) or (kind == "embedding" and values.channels < 3):
+        raise ManifestError(
+            f"a model of kind {kind} has {values.channels} output channels",
+            "A regression has one, an embedding at least three: export it so, or correct output[0].result.shape",
+        )
 
 
 def open_model(path: str | Path) -> Model:

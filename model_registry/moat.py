@@ -16,7 +16,7 @@ from model_registry.manifest import Model
 from model_registry.noise import Noise
 from model_registry.postprocess import Float32
 from model_registry.runtimes import Runner
-from model_registry.strips import Strip
+from model_registry.strips import Strip, moved
 
 _CORE = 64  # px, edge of the compared block, rounded up to the step
 
@@ -71,8 +71,8 @@ def _shapes(runner: Runner, model: Model, halo: int) -> str:
         for got in scores:
             core = got[..., around : around + block, around : around + block]
             if not _same(wanted, core, runner.precision == "fp32"):
-                moved = 100 * float(np.mean(_classes(wanted) != _classes(core)))
-                return f"a window of {place} gives other scores, moving {moved:.2g} % of the pixels of noise"
+                share = 100 * moved(wanted, core, model.kind)
+                return f"a window of {place} gives other scores, moving {share:.2g} % of the pixels of noise"
     return ""
 
 
@@ -82,7 +82,3 @@ def _same(a: Float32, b: Float32, rounding_allowed: bool) -> bool:
     # As in the probe: a few times the float32 resolution of the scores, relative to their spread.
     allowed = 8e-6 * float(a.std()) + 8 * float(np.finfo(np.float32).eps) * float(np.max(np.abs(a)))
     return float(np.max(np.abs(a - b))) <= allowed
-
-
-def _classes(scores: Float32) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
-    return scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] >= 0.5).astype(np.intp)

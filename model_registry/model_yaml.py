@@ -26,6 +26,8 @@ from model_registry.artifacts import check_checksum, locate, read_file
 from model_registry.errors import ArtifactError, ManifestError, UnsupportedModel
 from model_registry.manifest import (
     Artifact,
+    Emits,
+    GoldenTest,
     InputValues,
     Model,
     ModelClass,
@@ -36,16 +38,18 @@ from model_registry.manifest import (
     WindowSpec,
     make_model,
 )
+from model_registry.output_yaml import channels_of, read_activation, read_kind, read_values
+from model_registry.values import Values
 from model_registry.yaml_schema import (
     ArtifactBlock,
     Auto,
+    GoldenBlock,
     InputBlock,
     MlmInput,
     MlmOutput,
     Properties,
     ResolutionBlock,
     Serving,
-    Structure,
     parse,
     unprefixed,
 )
@@ -87,10 +91,17 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
     bands, fixed = _bands_and_size(entry)
     ops = _ops(serving, entry, len(bands))
     values, dtypes = _rasters(serving.input, ops, len(bands), entry.input.data_type)
-    classes = _classes(output)
-    emits = serving.output.emits
-    single = len(output.classes) == 1 or _channels(output.result) == 1
-    activation = serving.output.activation or ("none" if emits != "logits" else "sigmoid" if single else "softmax")
+    kind = read_kind(serving.output, output, properties)
+    classes: tuple[ModelClass, ...] = ()
+    answers: Values | None = None
+    emits: Emits = serving.output.emits
+    if kind == "classes":
+        classes = _classes(output)
+        single = len(output.classes) == 1 or channels_of(output.result) == 1
+        activation = serving.output.activation or ("none" if emits != "logits" else "sigmoid" if single else "softmax")
+    else:
+        answers, emits = read_values(folder, serving.output, output, kind), "values"
+        activation = read_activation(serving.output)
     name, version = _name_and_version(folder, properties)
     window = serving.window
     return make_model(
@@ -102,6 +113,8 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         architecture=properties.architecture,
         hyperparameters=properties.hyperparameters or {},
         bands=bands,
+        kind=kind,
+        values=answers,
         input_values=values,
         input_dtypes=dtypes,
         scaling=ops,
@@ -121,6 +134,7 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         classes=classes,
         exactness=serving.exactness,
         precision=PrecisionSpec(**serving.precision.model_dump()),
+        test=None if serving.test is None else _test(serving.test),
         license=properties.license,
         attribution=properties.attribution,
         description=properties.description or "",
@@ -212,10 +226,6 @@ def _number(value: int | Auto) -> int | None:
     return None if value == "auto" else value
 
 
-def _channels(result: Structure) -> int | None:
-    return result.shape[1] if len(result.shape) == 4 and result.shape[1] > 0 else None
-
-
 def _resolution(block: ResolutionBlock | None) -> Resolution | None:
     return None if block is None else Resolution(block.value, block.tolerance, block.policy)
 
@@ -228,6 +238,11 @@ def _artifact(folder: Path, block: ArtifactBlock) -> Artifact:
         raise ArtifactError(f"artifact {path.name!r} is missing", "Put it beside model.yaml") from None
     declared = size if block.size is None else block.size
     return Artifact(block.href, block.format, check_checksum(block.checksum), declared)
+
+
+def _test(block: GoldenBlock) -> GoldenTest:
+    checksums = {name: check_checksum(getattr(block, name)) for name in ("input_checksum", "output_checksum")}
+    return GoldenTest(**{**block.model_dump(), **checksums})
 
 
 def _name_and_version(folder: Path, properties: Properties) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""From a network's scores to classes and probabilities; shared by all runtimes."""
+"""From a network's scores to classes and probabilities, or to values; shared by all runtimes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_registry.components import Components, first_three, project
 from model_registry.errors import ContractError, UnsupportedModel
 from model_registry.manifest import Model
+from model_registry.values import finished
 
 Float32 = npt.NDArray[np.float32]
 
@@ -16,17 +18,23 @@ Float32 = npt.NDArray[np.float32]
 class Prediction(NamedTuple):
     """The answer for B windows.
 
-    classes: uint8[B, H, W], indices into `Model.classes` (not their values); ties go to the lowest index.
+    classes: uint8[B, H, W], indices into `Model.classes` (not their values); ties go to the lowest index. None for a
+        model without classes.
     probabilities: float32[B, K, H, W] in the order of `Model.classes`, None unless asked for.
+    values: float32[B, K, H, W] of a regression (K = 1), or of an embedding where all was asked for.
+    components: float32[B, 3, H, W] of an embedding (`components`).
     """
 
-    classes: npt.NDArray[np.uint8]
-    probabilities: Float32 | None
+    classes: npt.NDArray[np.uint8] | None
+    probabilities: Float32 | None = None
+    values: Float32 | None = None
+    components: Float32 | None = None
 
 
 def predict(scores: Float32, model: Model, probabilities: bool = False) -> Prediction:
     """Turn `scores` float32[B, K or 1, H, W] into a `Prediction`.
 
+    With `probabilities` it has those, or all channels of an embedding.
     One score channel is binary: p = activation(score), class 1 where p >= threshold (0.5 unless given).
     Several: the largest score wins; where a threshold is given and the largest probability lies below it, class 0.
 
@@ -34,6 +42,14 @@ def predict(scores: Float32, model: Model, probabilities: bool = False) -> Predi
         UnsupportedModel: probabilities of a network that emits labels.
         ContractError: a label that no class of the manifest has, or scores that are not finite.
     """
+    if model.values is not None:
+        check_finite(scores)
+        values = finished(scores, model.values, model.activation == "sigmoid")
+        check_finite(values)
+        if model.kind == "regression":
+            return Prediction(None, values=values)
+        shown = project(values, shown_components(model))
+        return Prediction(None, values=values if probabilities else None, components=shown)
     if model.emits == "labels":
         return Prediction(_labels(scores, len(model.classes), probabilities), None)
     if scores.shape[1] == 1:
@@ -49,6 +65,12 @@ def predict(scores: Float32, model: Model, probabilities: bool = False) -> Predi
     if model.threshold is not None and shares is not None:
         classes[shares.max(axis=1) < model.threshold] = 0
     return Prediction(classes, shares if probabilities else None)
+
+
+def shown_components(model: Model) -> Components:
+    """Return what an embedding is shown by: its own components, or its first three channels."""
+    assert model.values is not None, "only an embedding is shown by components"
+    return model.values.components or first_three(model.values.channels, *model.values.range)
 
 
 def argmax(scores: Float32) -> tuple[npt.NDArray[np.uint8], Float32]:

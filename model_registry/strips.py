@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from model_registry import values
 from model_registry.errors import ContractError
+from model_registry.manifest import Kind
 from model_registry.noise import Noise
 from model_registry.postprocess import Float32
 
@@ -19,9 +21,16 @@ _TOLERANCE = 4e-6
 class Strip:
     """Noise [1, C, H, W] that is long along `axis` (0 rows, 1 columns), and the network's answer to it."""
 
-    def __init__(self, logits: Callable[[Float32], Float32], noise: Noise, shape: tuple[int, int], axis: int) -> None:
+    def __init__(
+        self,
+        logits: Callable[[Float32], Float32],
+        noise: Noise,
+        shape: tuple[int, int],
+        axis: int,
+        kind: Kind = "classes",
+    ) -> None:
         """Keep what is needed; the network is first called by the first experiment."""
-        self.logits, self.noise, self.shape, self.axis = logits, noise, shape, axis
+        self.logits, self.noise, self.shape, self.axis, self.kind = logits, noise, shape, axis, kind
         self.length = shape[axis]
         self.tolerance = 2 * _TOLERANCE
         self._pixels = noise.scaled((1, noise.channels, *shape))
@@ -58,16 +67,33 @@ class Strip:
 
     def moves_with(self, shift: int) -> bool:
         """Whether shifting the input by `shift` px shifts the answer, as seen at the middle of the overlap."""
+        pair = self._shifted(shift)
+        return pair is not None and self._difference(*pair) <= _TOLERANCE
+
+    def shift_cost(self, shift: int) -> float:
+        """Return the mean difference of the scores after a shift by `shift` px; infinite where the strip is too short.
+
+        The mean, unlike the largest, tells a network that merely notices the shift from one that answers otherwise.
+        """
+        pair = self._shifted(shift)
+        return float("inf") if pair is None else float(np.mean(np.abs(pair[0] - pair[1])))
+
+    def shift_moves(self, shift: int) -> float | None:
+        """Return the share (0..1) of pixels that a shift by `shift` px moves (`moved`), None on too short a strip."""
+        pair = self._shifted(shift)
+        return None if pair is None else moved(*pair, self.kind)
+
+    def _shifted(self, shift: int) -> tuple[Float32, Float32] | None:
+        """Return the scores of the same pixels before and after a shift of the input, None on too short a strip."""
         if self.length - shift < 2 * _WIDTH:
-            return False
+            return None
         along = list(self.shape)
         along[self.axis] = shift
         more = self.noise.scaled((1, self.noise.channels, *along))
         shifted = self.cut(np.concatenate([self._pixels, more], axis=2 + self.axis), shift, shift + self.length)
         start = (self.length + shift - _WIDTH) // 2
         before = self.cut(self.answer, start, start + _WIDTH)
-        after = self.cut(self.logits(shifted), start - shift, start - shift + _WIDTH)
-        return self._difference(before, after) <= _TOLERANCE
+        return before, self.cut(self.logits(shifted), start - shift, start - shift + _WIDTH)
 
     def moat_holds(self, period: int, halo: int) -> bool:
         """Whether the core's answer ignores all that lies beyond `halo`: other noise, and NaN where it is handed on."""
@@ -114,17 +140,17 @@ class Strip:
         batch = np.concatenate([next(iter(self._other_noise())), self._pixels])
         return self._difference(self.answer, self.logits(batch)[1:])
 
-    def moved(self, period: int, halo: int, whole: bool = False) -> float:
-        """Return the largest share of the core's classes that other surroundings beyond `halo` change.
+    def moved(self, period: int, halo: int) -> float:
+        """Return the largest share of the core's pixels that other surroundings beyond `halo` move (`moved`).
 
-        They are other noise, darker noise, brighter noise and, unless the window must stay `whole`, none at all.
+        They are other noise, darker noise and brighter noise in a window of the same size.
         """
         start, stop = self.core(period)
-        before = _classes(self.cut(self.answer, start, stop))
-        shares = [] if whole else [float(np.mean(before != _classes(self._cropped(period, halo))))]
+        before = self.cut(self.answer, start, stop)
+        shares = []
         for other in self._other_noise():
             got = self.cut(self.logits(self._surrounded(other, start - halo, stop + halo)), start, stop)
-            shares.append(float(np.mean(before != _classes(got))))
+            shares.append(moved(before, got, self.kind))
         return max(shares)
 
     def _other_noise(self) -> list[Float32]:
@@ -156,6 +182,12 @@ class Strip:
         rounding = 8 * float(np.finfo(np.float32).eps) * float(np.max(np.abs(a)))
         largest = max(0.0, float(np.max(np.abs(a - b))) - rounding)
         return largest / self.spread if self.spread else largest
+
+
+def moved(before: Float32, after: Float32, kind: Kind) -> float:
+    """Return the share (0..1) of pixels [B, K, H, W] with another class, or with another value (`values.moved`)."""
+    differs = values.moved(before, after) if kind != "classes" else _classes(before) != _classes(after)
+    return float(np.mean(differs))
 
 
 def _classes(scores: Float32) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:

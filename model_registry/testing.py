@@ -169,7 +169,7 @@ def write_model(
     folder: Path,
     onnx_model: onnx.ModelProto,
     *,
-    classes: Sequence[str | Mapping[str, Any]],
+    classes: Sequence[str | Mapping[str, Any]] = (),
     bands: Sequence[str] = ("red", "green", "blue"),
     gsd: float | None = 0.5,
     values: str | None = "dn",
@@ -178,13 +178,16 @@ def write_model(
     window: Mapping[str, Any] | None = None,
     title: str = "",
     license: str | None = None,
+    tasks: Sequence[str] = (),
+    channels: int | None = None,
     **serving: Any,
 ) -> Path:
     """Write `folder`/model.onnx and a model.yaml that fits it; return `folder`.
 
     classes: names (valued 0, 1, ...) or MLM class objects {value, name, color_hint}.
     gsd: metres, None for a model that takes any. values: None leaves `serving.input` out.
-    scaling: MLM's value_scaling. serving: further blocks of `serving:`, e.g. output={"emits": "labels"}.
+    scaling: MLM's value_scaling. tasks: MLM's, e.g. regression. channels: written into the result's shape.
+    serving: further blocks of `serving:`, e.g. output={"emits": "labels"}.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = onnx_model.SerializeToString()
@@ -217,6 +220,10 @@ def write_model(
         ],
         "output": [{"name": "scores", "classification:classes": listed}],
     }
+    if tasks:
+        properties["output"][0]["tasks"] = list(tasks)
+    if channels is not None:
+        properties["output"][0]["result"] = {"shape": [-1, channels, -1, -1], "data_type": "float32"}
     if license is not None:
         properties["license"] = license
     document = {"properties": properties, "serving": {**block, **serving}}

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_registry import values
 from model_registry.candidates import Candidate
 from model_registry.errors import ContractError, ModelError
 from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.noise import Noise
 from model_registry.runtimes import Prediction, Runner, Unscale, load_runner
 
+FAR = 1e-3  # of the values' spread: what fp32 runtimes may differ by
 NEAR = 1e-4  # two probabilities closer than this are a tie, which fp32 runtimes may break differently
 BUDGET_S = (
     4.0  # for one candidate's timing, and for the reference's answers; what is slow gets smaller or fewer windows
@@ -31,7 +33,7 @@ class Trial:
     """What became of one candidate.
 
     pixels_per_second: of its best of three windows, raw pixels in, class numbers out.
-    moved: share of pixels (0..1) whose class is not the reference's; near ties count too.
+    moved: share of pixels (0..1) whose class is not the reference's; near ties count too. Of values: `values.moved`.
     dropped: why it may not be used; "" if it may.
     seams: why its windows would show (`moat.fault`), "" if they do not, None if that was not looked at.
     """
@@ -88,18 +90,32 @@ class Bench:
         """Return (moved share, reason to drop `runner` or "")."""
         moved = wrong = total = 0
         for x, answer in zip(self.windows, self.answers, strict=True):
-            got = runner(x, self.unscale).classes
-            differs = got != answer.classes
+            if answer.values is not None:
+                # All channels of an embedding, whose components alone would hide what the others do.
+                got = runner(x, self.unscale, True).values
+                assert got is not None, "what the reference answers, every runner answers"
+                differs = values.moved(answer.values, got)
+                far = np.abs(got - answer.values).max(axis=1) > FAR * values.spread_of(answer.values)
+            else:
+                differs = np.asarray(runner(x, self.unscale).classes != answer.classes)
+                far = differs & ~_near(answer.probabilities, self.model, differs)
             moved, total = moved + int(differs.sum()), total + differs.size
-            if runner.precision == "fp32" and differs.any():
-                wrong += int((differs & ~_near(answer.probabilities, self.model, differs)).sum())
-        reason = f"it gives {wrong} of {total} pixels of {self.on} another class than the reference" if wrong else ""
+            wrong += int(far.sum()) if runner.precision == "fp32" else 0
+        what = "class" if self.model.kind == "classes" else "value"
+        reason = f"it gives {wrong} of {total} pixels of {self.on} another {what} than the reference" if wrong else ""
         return moved / total, reason
 
     def speed(self, runner: Runner) -> float:
         """Return pixels per second: a warm-up, then the best of three, fewer where they would take too long."""
         took = seconds(runner, self.timed, self.unscale, 3, warm=1)
         return float(self.timed.shape[2] * self.timed.shape[3] / took)
+
+    def cpu_seconds(self, runner: Runner) -> float:
+        """Return CPU seconds per million pixels, over all threads of this process: one call, best on a warm runner."""
+        start = time.process_time()
+        runner(self.timed, self.unscale)
+        took = time.process_time() - start
+        return took / (float(self.timed.shape[2] * self.timed.shape[3]) / 1e6)
 
     def trial(self, candidate: Candidate, reference: Runner, device: str, threads: int | None) -> Trial:
         """Try `candidate`; whatever goes wrong with it is a reason to drop it."""

@@ -56,9 +56,31 @@ class WindowBlock(_Strict):
     max: int | None = None
 
 
+class ValueBlock(_Strict):
+    """The number that a regression or an embedding answers, and how it is shown."""
+
+    name: str | None = None
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    ramp: str | tuple[str, ...] = "viridis"
+    scale: float = 1.0
+    offset: float = 0.0
+    clip: tuple[float | None, float | None] = (None, None)
+
+
+class ComponentsBlock(_Strict):
+    """The file with an embedding's three components."""
+
+    href: str
+    checksum: str
+
+
 class OutputBlock(_Strict):
     """What the network emits and what is still to be done."""
 
+    kind: Literal["classes", "regression", "embedding"] | None = None
+    value: ValueBlock | None = None
+    components: ComponentsBlock | None = None
     emits: Literal["logits", "probabilities", "labels"] = "logits"
     activation: Literal["softmax", "sigmoid", "none"] | None = None
     threshold: float | None = Field(default=None, ge=0, le=1)
@@ -79,6 +101,18 @@ class PrecisionBlock(_Strict):
     max_moved: float = Field(default=0.005, ge=0, le=1)
 
 
+class GoldenBlock(_Strict):
+    """A golden test."""
+
+    input: str
+    input_checksum: str
+    output: str
+    output_checksum: str
+    rtol: float = Field(default=1e-3, ge=0)
+    atol: float = Field(default=1e-3, ge=0)
+    mismatched_per_million: float = Field(default=100, ge=0, le=1e6)
+
+
 class Serving(_Strict):
     """The block `serving:`."""
 
@@ -91,6 +125,7 @@ class Serving(_Strict):
     output: OutputBlock = OutputBlock()
     nodata: NodataBlock = NodataBlock()
     precision: PrecisionBlock = PrecisionBlock()
+    test: GoldenBlock | None = None
     exactness: Literal["exact", "bounded", "unsafe"] | None = None
 
 
@@ -128,6 +163,7 @@ class MlmClass(_Lenient):
 class MlmOutput(_Lenient):
     """MLM's output."""
 
+    tasks: list[str] = []
     result: Structure = Structure()
     classes: list[MlmClass] = Field(default=[], alias="classification:classes")
 
@@ -137,6 +173,7 @@ class Properties(_Lenient):
 
     name: str = ""
     architecture: str = ""
+    tasks: list[str] = []
     version: str | int | float | None = None
     description: str | None = None
     license: str | None = None

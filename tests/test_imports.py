@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
     {"values", "errors", "flight", "middleware", "vendor"},
-    {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
+    {"sheet", "cache", "grid", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "imagery", "pixels", "waiting", "zoom"},
     {"layer"},
     {"assemble", "catalog", "device", "paint"},
     {"engine"},
     {"metrics", "predict"},
-    {"info", "reader"},
+    {"check", "info", "reader"},
     {"documents", "routes"},
     {"params", "tiles"},
     {"extension"},
@@ -42,6 +42,7 @@ HOMES = {
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
+    "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/models tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",

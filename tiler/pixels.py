@@ -91,15 +91,21 @@ def sample_windows(source: Source, shape: tuple[int, int], count: int = 4) -> li
         shape: (height, width) of each window.
         count: how many at most; windows without any data are left out.
     """
+    return [pixels for _, pixels in busiest(source, shape, count)]
+
+
+def busiest(source: Source, shape: tuple[int, int], count: int) -> list[tuple[Rect, NDArray[Any]]]:
+    """`sample_windows` with the places where they lie, in grid pixels; some may hang over the grid's edge."""
     grid, (height, width) = source.grid, shape
-    found: list[tuple[float, int, NDArray[Any]]] = []
+    found: list[tuple[float, int, Rect, NDArray[Any]]] = []
     for down in (0.5, 0.25, 0.75):
         for across in (0.5, 0.25, 0.75):
             row, col = round(grid.height * down) - height // 2, round(grid.width * across) - width // 2
-            pixels, valid = read_window(source, Rect(row, col, height, width))
-            found.append((float(valid.mean()), len(found), pixels))
+            place = Rect(row, col, height, width)
+            pixels, valid = read_window(source, place)
+            found.append((float(valid.mean()), len(found), place, pixels))
     best = sorted((item for item in found if item[0] > 0), key=lambda item: (-item[0], item[1]))
-    return [pixels for _, _, pixels in best[:count]]
+    return [(place, pixels) for _, _, place, pixels in best[:count]]
 
 
 def reflect(start: int, count: int, size: int) -> NDArray[np.int64]:

@@ -57,7 +57,7 @@ class Runner(Protocol):
         """Predict `pixels` [B, C, H, W], in the raster's own dtype.
 
         unscale: (scale, offset) of the scene, one number per band each; physical = dn * scale + offset, applied before
-        the model's scaling, in float32.
+        the model's scaling, in float32. probabilities: whether they are wanted, or all channels of an embedding.
 
         Raises:
             ContractError: the network cannot take this shape, or its answer is not finite.

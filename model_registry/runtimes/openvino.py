@@ -100,7 +100,7 @@ class OpenVinoRunner:
             )
         answer = predict(self._scores(x), self._model, probabilities)
         # Without an activation the probabilities are the scores themselves, whose memory the next call overwrites.
-        return answer._replace(probabilities=np.array(answer.probabilities)) if probabilities else answer
+        return answer if answer.probabilities is None else answer._replace(probabilities=answer.probabilities.copy())
 
     def logits(self, x: Float32) -> Float32:
         """See `Runner`. NaN in `x` does not reach the answer."""

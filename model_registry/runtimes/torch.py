@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry import scaling
+from model_registry.components import arrays
 from model_registry.errors import ContractError, UnsupportedModel
 from model_registry.manifest import Model, Precision, RuntimeName
-from model_registry.postprocess import Float32, Prediction, not_finite, predict
+from model_registry.postprocess import Float32, Prediction, not_finite, predict, shown_components
 from model_registry.runtimes import Demands, Unscale
 from model_registry.runtimes._shapes import failure
 from model_registry.runtimes._threads import default_threads
+from model_registry.values import Values
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +66,8 @@ class TorchRunner:
             for kind, a, b in self._steps:
                 x = (x - a) / b if kind == "affine" else torch.minimum(torch.maximum(x, a), b)
             scores = self._forward(x)
+            if self._model.values is not None and self.device != "cpu":
+                return self._values(scores, self._model.values, probabilities)
             plain = self._model.emits != "labels" and self._model.threshold is None and not probabilities
             # On a CPU nothing is saved by staying in PyTorch, whose argmax takes 2 to 20 ms where `predict` takes 0.3.
             if plain and scores.shape[1] > 1 and self.device != "cpu":
@@ -72,6 +76,26 @@ class TorchRunner:
                     raise not_finite(100 * float((~torch.isfinite(largest)).float().mean()))
                 return Prediction(classes.to(torch.uint8).cpu().numpy(), None)
             return predict(scores.cpu().contiguous().numpy(), self._model, probabilities)
+
+    def _values(self, scores: torch.Tensor, values: Values, everything: bool) -> Prediction:
+        """Finish a regression or an embedding on the device, as `predict` does; what nobody asked for stays there."""
+        torch = self._torch
+        if not bool(torch.isfinite(scores).all()):
+            raise not_finite(100 * float((~torch.isfinite(scores)).float().mean()))
+        if self._model.activation == "sigmoid":
+            scores = torch.sigmoid(scores)
+        answer = scores * values.scale + values.offset
+        if values.clip != (None, None):
+            answer = answer.clamp(*values.clip)
+        if self._model.kind == "regression":
+            return Prediction(None, values=answer.cpu().contiguous().numpy())
+        matrix, bias = arrays(shown_components(self._model))
+        # The session's autocast would project in bf16.
+        with torch.autocast(self.device.partition(":")[0], enabled=False):
+            flat = torch.from_numpy(matrix).to(self.device) @ answer.flatten(2)
+            shown = flat.unflatten(2, answer.shape[2:]) + self._constant(bias)
+        kept = answer.cpu().contiguous().numpy() if everything else None
+        return Prediction(None, values=kept, components=shown.cpu().contiguous().numpy())
 
     def logits(self, x: Float32) -> Float32:
         """See `Runner`."""

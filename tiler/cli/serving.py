@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tiler.cli.common import console, errors, told
+from tiler.cli.common import bands_of, console, errors, told
 
 if TYPE_CHECKING:
     from tiler.settings import Settings
@@ -54,7 +54,7 @@ def info(
     with told():
         from tiler.info import report
 
-        found = report(scene, model, _bands(bidx), max_gsd_factor)
+        found = report(scene, model, bands_of(bidx), max_gsd_factor)
         if as_json:
             typer.echo(json.dumps(found, default=str))
         else:
@@ -98,7 +98,7 @@ def _settings(
         raise typer.BadParameter("give both SCENE and --model, or neither and a settings file (TILER_CONFIG)")
     if scene and model:
         scene_name, model_name = names or (_name(scene, "scene"), _name(model, "model"))
-        given["scenes"] = {scene_name: SceneSettings(path=scene, bands=_bands(bidx))}
+        given["scenes"] = {scene_name: SceneSettings(path=scene, bands=bands_of(bidx))}
         given["models"] = {model_name: model}
     if max_gsd_factor is not None:
         given["max_gsd_factor"] = max_gsd_factor
@@ -118,15 +118,6 @@ def _name(path: str, fallback: str) -> str:
     if not NAME.fullmatch(stem) or stem in RESERVED:
         stem = f"{fallback}-{stem}"
     return stem
-
-
-def _bands(bidx: str | None) -> list[int] | None:
-    if bidx is None:
-        return None
-    try:
-        return [int(part) for part in bidx.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"--bidx {bidx!r} is not a list of whole numbers such as 3,2,1") from None
 
 
 def _free_port(host: str, port: int) -> int:
