@@ -66,7 +66,7 @@ def read_file(folder: Path, href: str, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_named(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a file that a person named, wherever links to it lead; it must be a regular file all the same.
+    """Return the bytes of a regular file that a person named, wherever links to it lead.
 
     Raises:
         ArtifactError: missing, not a regular file, or larger than `limit`.

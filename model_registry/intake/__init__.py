@@ -1,4 +1,4 @@
-"""From a file that somebody has to a model's folder: read what it says, ask for the rest, run it once, write it down."""
+"""From a file that somebody has to a model's folder: read it, ask for what it does not say, run it once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_registry.intake.answers import Answers
 from model_registry.intake.writing import document_of, write_manifest
 from model_registry.model_yaml import slug
 
-__all__ = ["Answers", "convert", "describe", "document_of", "name_of", "prepare", "write_manifest"]
+__all__ = ["Answers", "convert", "describe", "document_of", "name_of", "prepare", "questions", "write_manifest"]
 
 SECONDS = 300.0
 MEMORY_BYTES = 8 << 30
@@ -26,18 +26,17 @@ def prepare(
     staging: Path,
     answers: Answers | None = None,
     *,
-    convert: bool = False,
     seconds: float = SECONDS,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Make a whole version folder in `staging`: model.yaml, the artifact, and a golden test.
 
     Args:
-        source: an ONNX, safetensors, .pt2 or TorchScript file, a folder (model.yaml, `save_pretrained`, or one model),
-            an MLM item.json with its model beside it, or `org/name@commit` of the Hugging Face hub.
+        source: an ONNX, safetensors, .pt2 or TorchScript file, a checkpoint (.pth, .ckpt; it becomes safetensors), a
+            folder (model.yaml, `save_pretrained`, or one model), an MLM item.json with its model beside it, or
+            `org/name@commit` of the Hugging Face hub.
         staging: an empty folder, made if it is not there; on any error it is left empty.
         answers: what the file does not say.
-        convert: whether `source` is a checkpoint (.pth, .ckpt), which becomes safetensors.
         seconds, memory_bytes: limits of the child process that does it all.
 
     Raises:
@@ -55,7 +54,6 @@ def prepare(
             "source": str(path),
             "staging": str(staging.absolute()),
             "answers": (answers or Answers()).to_json(),
-            "convert": convert,
             "label": label,
         }
         try:
@@ -63,6 +61,19 @@ def prepare(
         except BaseException:
             _empty(staging)
             raise
+
+
+def questions(source: str | Path, answers: Answers) -> list[dict[str, str]]:
+    """Return what is still to be said about a local `source`: {"field": of Answers, "what", "option"} each.
+
+    Raises:
+        ModelError: as `prepare`, for what no answer mends.
+    """
+    arguments = {"source": str(_existing(source)), "answers": answers.to_json()}
+    found: list[dict[str, str]] = child.run(
+        "model_registry.intake.inside:ask", arguments, seconds=SECONDS, memory_bytes=MEMORY_BYTES
+    )
+    return found
 
 
 def convert(

@@ -31,6 +31,7 @@ class Answers:
     scaling: MLM operations in order, {"type": ..., numbers}; () is "none": the network takes raw values.
     dtypes: raster dtypes that the scaling is meant for.
     values: "dn" for the raster's own numbers, "physical" for those after its scale and offset.
+    kind, value: "regression" or "embedding" instead of classes, and {name, unit, range, ...} of its numbers.
     emits, activation, threshold: see `manifest.Model`.
     architecture, hyperparameters: which network the weights of a .safetensors file or a checkpoint belong to.
     test_input, test_output: .npy files: raw pixels [C, H, W], and the right answer to them (scores [K, H, W] or class
@@ -44,6 +45,8 @@ class Answers:
     scaling: tuple[Mapping[str, Any], ...] | None = None
     dtypes: tuple[str, ...] | None = None
     values: str | None = None
+    kind: str | None = None
+    value: Mapping[str, Any] | None = None
     emits: str | None = None
     activation: str | None = None
     threshold: float | None = None
@@ -68,7 +71,7 @@ class Answers:
 
 
 def read_classes(text: str, colors: str | None = None) -> tuple[dict[str, Any], ...]:
-    """Read "water,forest", or a file: a YAML list, or a line for each class ("name", "value,name", "value,name,RRGGBB").
+    """Read "water,forest", or a file: a YAML list, or a line for each class ("name", "value,name,RRGGBB").
 
     colors: "0000FF,00FF00", one for each class.
 
@@ -210,6 +213,9 @@ def read_mapping(text: str, option: str) -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
+    low, dots, high = text.partition("..")
+    if dots:
+        return [_plain(low), _plain(high)]
     try:
         return json.loads(text)
     except ValueError:

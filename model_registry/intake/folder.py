@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from model_registry.artifacts import read_artifact, read_file
-from model_registry.errors import ManifestError, UnsupportedModel
+from model_registry import golden
+from model_registry.artifacts import checksum_of, read_artifact, read_file
+from model_registry.components import MAX_BYTES as COMPONENTS_BYTES
+from model_registry.errors import ArtifactError, ManifestError, UnsupportedModel
 from model_registry.intake.found import Found
 from model_registry.model_yaml import MANIFEST, read_folder
 from model_registry.yaml_text import read_yaml
 
 _MAX_MANIFEST = 1 << 20
-_MAX_TEST = 1 << 30
 # The safest first: where a folder has a network in several formats, that one is taken.
 _SUFFIXES = ((".onnx",), (".safetensors",), (".pt2",), (".pt", ".pts", ".torchscript"), (".pth", ".ckpt"))
 
@@ -30,9 +30,18 @@ def read(folder: Path) -> Found:
     document = read_yaml(read_file(folder, MANIFEST, _MAX_MANIFEST), MANIFEST)
     properties = {str(k).removeprefix("mlm:"): v for k, v in document["properties"].items()}
     found = Found(data, model.artifacts[0].format, {**document, "properties": properties}, complete=True)
-    test = document["serving"].get("test")
-    if isinstance(test, Mapping):
-        found.tests = {key: read_file(folder, str(test[key]), _MAX_TEST) for key in ("input", "output") if key in test}
+    if model.test is not None:
+        found.tests = {
+            key: read_file(folder, getattr(model.test, key), golden.MAX_BYTES) for key in ("input", "output")
+        }
+        for key, data in found.tests.items():
+            if checksum_of(data) != getattr(model.test, f"{key}_checksum"):
+                raise ArtifactError(f"the golden {key} is not the file that its checksum names", "Restore it")
+    components = (document["serving"].get("output") or {}).get("components")
+    if components:
+        data = read_file(folder, components["href"], COMPONENTS_BYTES)
+        document["serving"]["output"]["components"] = {**components, "href": "components.json"}
+        found.beside = {"components.json": data}
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from model_registry import scaling
 from model_registry.errors import ManifestError
@@ -13,6 +13,14 @@ from model_registry.manifest import ArtifactFormat
 from model_registry.model_yaml import derive_rasters
 
 Document = dict[str, Any]
+
+
+class Missing(NamedTuple):
+    """Something that nobody has said, or that was said wrongly: which answer, what it is, how the option is written."""
+
+    field: str
+    what: str
+    option: str
 
 
 @dataclass
@@ -25,7 +33,8 @@ class Found:
     fixed, multiple, largest: window sizes in px that the file demands.
     emits: what its last operation tells.
     notes: what a person should know, one line each; told with what is missing.
-    tests: file name -> bytes of a golden test that came with it.
+    tests: bytes of the files of a golden test that came with it, by "input" and "output".
+    beside: bytes of other files that the document names, by their href.
     """
 
     data: bytes
@@ -40,6 +49,7 @@ class Found:
     emits: str | None = None
     notes: list[str] = field(default_factory=list)
     tests: Mapping[str, bytes] = field(default_factory=dict)
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def finish(found: Found, answers: Answers, source: str) -> Document:
@@ -50,24 +60,29 @@ def finish(found: Found, answers: Answers, source: str) -> Document:
     """
     document = _skeleton(found)
     _lay_over(document, answers)
-    if not found.complete:
-        missing = [
-            *_bands(document, found),
-            *_classes(document, found),
-            *_scaling(document),
-            *_resolution(document, answers),
-        ]
-        if missing:
-            told = "; ".join(what for what, _ in missing)
-            notes = "".join(f" ({note})" for note in found.notes)
-            raise ManifestError(f"{source} does not say all that is needed: {told}{notes}", _options(missing))
-        document["properties"].setdefault("name", source.rpartition(".")[0] or source)
-        document["properties"].setdefault("source", source)
+    if found.complete:
+        return document
+    missing = _missing(document, found, answers)
+    if missing:
+        told = "; ".join(item.what for item in missing)
+        notes = "".join(f" ({note})" for note in found.notes)
+        options = "; ".join(item.option for item in missing)
+        raise ManifestError(f"{source} does not say all that is needed: {told}{notes}", f"Say it with {options}")
+    document["properties"].setdefault("name", source.rpartition(".")[0] or source)
+    document["properties"].setdefault("source", source)
     return document
 
 
-def _options(missing: list[tuple[str, str]]) -> str:
-    return "Say it with " + " ".join(option for _, option in missing)
+def questions(found: Found, answers: Answers) -> list[Missing]:
+    """Return everything that is still to be said; an empty list once `finish` has all that it needs."""
+    document = _skeleton(found)
+    _lay_over(document, answers)
+    return [] if found.complete else _missing(document, found, answers)
+
+
+def _missing(document: Document, found: Found, answers: Answers) -> list[Missing]:
+    asked = [*_bands(document, found), *_classes(document, found), *_scaling(document), *_resolution(document, answers)]
+    return asked
 
 
 def _skeleton(found: Found) -> Document:
@@ -97,20 +112,7 @@ def _skeleton(found: Found) -> Document:
             serving.setdefault("output", {"emits": found.emits})
         properties.setdefault("architecture", "")
         properties.setdefault("tasks", ["semantic-segmentation"])
-    order = (
-        "name",
-        "architecture",
-        "hyperparameters",
-        "license",
-        "attribution",
-        "description",
-        "source",
-        "framework",
-        "tasks",
-    )
-    sorted_properties = {key: properties[key] for key in order if key in properties}
-    rest = {key: value for key, value in properties.items() if key not in (*order, "input", "output")}
-    properties = {**sorted_properties, **rest, "input": [entry], "output": [result]}
+    properties = {**properties, "input": [entry], "output": [result]}
     return {**found.document, "properties": properties, "serving": serving}
 
 
@@ -151,7 +153,13 @@ def _lay_over(document: Document, answers: Answers) -> None:
         block.update({"dtypes": list(answers.dtypes)} if answers.dtypes is not None else {})
         block.update({"values": answers.values} if answers.values is not None else {})
         serving["input"] = block
-    for key, given in (("emits", answers.emits), ("activation", answers.activation), ("threshold", answers.threshold)):
+    for key, given in (
+        ("kind", answers.kind),
+        ("value", answers.value),
+        ("emits", answers.emits),
+        ("activation", answers.activation),
+        ("threshold", answers.threshold),
+    ):
         if given is not None:
             serving["output"] = {**(serving.get("output") or {}), key: given}
 
@@ -164,40 +172,74 @@ def _per_band(step: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{k: v[i] if isinstance(v, list) else v for k, v in step.items()} for i in range(lengths.pop())]
 
 
-def _bands(document: Document, found: Found) -> list[tuple[str, str]]:
+def _bands(document: Document, found: Found) -> list[Missing]:
     names = document["properties"]["input"][0]["bands"]
     if not names:
         count = f"{found.bands} bands" if found.bands else "the bands"
         example = ",".join(str(i + 1) for i in range(found.bands or 3))
         return [
-            (f"the names of {count}, in the network's order", f"--bands {example} (names, or numbers in the scene)")
+            Missing(
+                "bands",
+                f"the names of {count}, in the network's order",
+                f"--bands {example} (names, or numbers in the scene)",
+            )
         ]
     if found.bands is not None and len(names) != found.bands:
-        return [(f"{len(names)} bands were named, the network takes {found.bands}", "--bands with one name for each")]
+        return [
+            Missing(
+                "bands",
+                f"{len(names)} bands were named, the network takes {found.bands}",
+                "--bands with one name for each",
+            )
+        ]
     document["properties"]["input"][0]["input"]["shape"][1] = len(names)
     return []
 
 
-def _classes(document: Document, found: Found) -> list[tuple[str, str]]:
+def _classes(document: Document, found: Found) -> list[Missing]:
+    output = document["serving"].get("output") or {}
+    if output.get("kind") in ("regression", "embedding"):
+        return _values(document["properties"]["output"][0], output, found)
     classes = document["properties"]["output"][0].get("classification:classes")
     labels = (document["serving"].get("output") or {}).get("emits") == "labels"
     wanted = None if labels else found.channels
     if not classes:
         count = f"{wanted} classes" if wanted and wanted > 1 else "the classes"
-        return [(f"the names of {count}, in the order of the channels", "--classes name,name,...")]
+        return [Missing("classes", f"the names of {count}, in the order of the channels", "--classes name,name,...")]
     fits = wanted is None or len(classes) == wanted or (wanted == 1 and len(classes) == 2)
     if not fits:
         return [
-            (f"{len(classes)} classes were named, the network answers {wanted}", "--classes with one name for each")
+            Missing(
+                "classes",
+                f"{len(classes)} classes were named, the network answers {wanted}",
+                "--classes with one name for each",
+            )
         ]
     return []
 
 
-def _scaling(document: Document) -> list[tuple[str, str]]:
+def _values(result: Document, output: Mapping[str, Any], found: Found) -> list[Missing]:
+    """A number or a vector instead of classes: how many channels it has, and which numbers its colours stand for."""
+    result["tasks"] = [output["kind"]]
+    if found.channels:
+        result["result"] = {
+            "shape": [-1, found.channels, -1, -1],
+            "dim_order": ["batch", "channel", "height", "width"],
+            "data_type": "float32",
+        }
+    if output["kind"] == "regression" and not (output.get("value") or {}).get("range"):
+        return [
+            Missing("value", "which values its colours stand for", "--value 'name=canopy height,unit=m,range=0..40'")
+        ]
+    return []
+
+
+def _scaling(document: Document) -> list[Missing]:
     entry, serving = document["properties"]["input"][0], document["serving"]
     if "value_scaling" not in entry and serving.get("preprocess") is None:
         return [
-            (
+            Missing(
+                "scaling",
                 "how pixels are scaled before they go in",
                 "--scaling none, scale=255, mean=...;std=... or min=...;max=...",
             )
@@ -213,12 +255,14 @@ def _scaling(document: Document) -> list[tuple[str, str]]:
     try:
         values, dtypes = derive_rasters(ops, bands)
     except ManifestError:
-        return [("which dtype of raster it is meant for", "--dtypes uint8 (or uint16, int16, float32)")]
+        return [
+            Missing("dtypes", "which dtype of raster it is meant for", "--dtypes uint8 (or uint16, int16, float32)")
+        ]
     serving["input"] = {"values": block.get("values") or values, "dtypes": list(dtypes)}
     return []
 
 
-def _resolution(document: Document, answers: Answers) -> list[tuple[str, str]]:
+def _resolution(document: Document, answers: Answers) -> list[Missing]:
     if document["serving"].get("resolution") or answers.gsd is not None:
         return []
-    return [("the ground resolution that it was trained at", "--gsd METRES (or any)")]
+    return [Missing("gsd", "the ground resolution that it was trained at", "--gsd METRES (or any)")]

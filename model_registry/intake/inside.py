@@ -6,16 +6,15 @@ Everything here sees bytes that nobody has looked at before, so it is called thr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model_registry import live
 from model_registry.artifacts import checksum_of, read_named
-from model_registry.errors import ManifestError, UnsupportedModel
+from model_registry.errors import ManifestError
 from model_registry.intake import checkpoint, folder, golden, mlm, onnx, pt2, safetensors, smp, sniff, torchscript
 from model_registry.intake.answers import Answers
-from model_registry.intake.found import Document, Found, finish
+from model_registry.intake.found import Document, Found, finish, questions
 from model_registry.intake.writing import write_manifest
 from model_registry.manifest import Model, open_model
 from model_registry.model_yaml import MANIFEST
@@ -29,19 +28,23 @@ _FILES = {
     "torchscript": "model.torchscript",
 }
 
+_LIMITS = ("rtol", "atol", "mismatched_per_million")
 
-def prepare(source: str, staging: str, answers: Mapping[str, Any], convert: bool, label: str) -> dict[str, Any]:
+
+def prepare(source: str, staging: str, answers: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Write the folder of `source`, a path, into the empty folder `staging`; see `intake.prepare`.
 
     Returns:
         {"format", "checksum", "notes"}.
     """
     given = Answers.from_json(answers)
-    found = _read(Path(source), given, convert)
+    found = _read(Path(source), given)
     document = finish(found, given, label)
     place = Path(staging)
     name = _FILES[found.format]
     (place / name).write_bytes(found.data)
+    for href, data in found.beside.items():
+        (place / href).write_bytes(data)
     checksum = checksum_of(found.data)
     entry = {"href": name, "format": found.format, "checksum": checksum, "size": len(found.data)}
     document["serving"] = {"schema": 1, "artifacts": [entry]} | {
@@ -50,6 +53,12 @@ def prepare(source: str, staging: str, answers: Mapping[str, Any], convert: bool
     write_manifest(document, place)
     _try(place, document, found, given)
     return {"format": found.format, "checksum": checksum, "notes": found.notes}
+
+
+def ask(source: str, answers: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what is still to be said about `source`: {"field", "what", "option"} each; see `found.Missing`."""
+    given = Answers.from_json(answers)
+    return [item._asdict() for item in questions(_read(Path(source), given), given)]
 
 
 def convert(source: str, target: str, architecture: str, hyperparameters: Mapping[str, Any]) -> None:
@@ -67,7 +76,7 @@ def describe(source: str) -> dict[str, Any]:
     return {"kind": kind, "sha256": checksum_of(data)[4:], "size": len(data), "findings": findings}
 
 
-def _read(path: Path, answers: Answers, convert: bool) -> Found:
+def _read(path: Path, answers: Answers) -> Found:
     """Find out what the source is, and let its own room read it."""
     if path.is_dir():
         if (path / MANIFEST).exists() or (path / MANIFEST).is_symlink():
@@ -82,22 +91,15 @@ def _read(path: Path, answers: Answers, convert: bool) -> Found:
         if item is None:
             raise ManifestError(f"{path.name!r} is not a STAC item", "Give an MLM item, a model file or a folder")
         name, data = mlm.artifact_of(item, path.parent)
-        found = _read_bytes(data, name, answers, convert)
+        found = _read_bytes(data, name, answers)
         found.document = mlm.document_of(item)
         return found
-    return _read_bytes(read_named(path), path.name, answers, convert)
+    return _read_bytes(read_named(path), path.name, answers)
 
 
-def _read_bytes(data: bytes, name: str, answers: Answers, convert: bool) -> Found:
+def _read_bytes(data: bytes, name: str, answers: Answers) -> Found:
     kind = sniff.kind_of(data)
-    if convert and kind != "checkpoint":
-        raise UnsupportedModel(f"the file is no checkpoint but {kind}", "Use tiler models add")
     if kind == "checkpoint":
-        if not convert:
-            raise UnsupportedModel(
-                "the file is a checkpoint, a pickle, which no server reads",
-                "Convert it: tiler models import FILE --architecture NAME --hyperparameters ...",
-            )
         return checkpoint.read(data, answers)
     if kind == "onnx":
         return onnx.read(data, name)
@@ -111,28 +113,27 @@ def _try(place: Path, document: Document, found: Found, answers: Answers) -> Non
     model = open_model(place)
     runner = load_runner(model)
     try:
-        model = _with_demands(model, runner)
-        if not found.complete:
-            emits = golden.emits_of(model, runner, (document["serving"].get("output") or {}).get("emits"))
-            output = {"emits": emits, **(document["serving"].get("output") or {})}
-            if "activation" not in output:
-                single = len(model.classes) == 2 and golden.channels_of(model, runner) == 1
-                output["activation"] = "none" if emits != "logits" else "sigmoid" if single else "softmax"
-            document["serving"]["output"] = output
+        model = live.with_demands(model, runner.demands)
+        if not found.complete and model.kind == "classes":
+            _settle_output(document["serving"], model, runner)
             write_manifest(document, place)
-            model = _with_demands(open_model(place), runner)
+            model = live.with_demands(open_model(place), runner.demands)
         live.check_contract(model, runner)
-        test = golden.make(place, model, runner, answers, found.tests)
-        document["serving"]["test"] = {**(document["serving"].get("test") or {}), **test}
+        limits = {k: v for k, v in (document["serving"].get("test") or {}).items() if k in _LIMITS}
+        document["serving"]["test"] = golden.make(place, model, runner, answers, found.tests) | limits
     finally:
         runner.close()
     write_manifest(document, place)
     open_model(place)
 
 
-def _with_demands(model: Model, runner: Runner) -> Model:
-    window, demands = model.window, runner.demands
-    return replace(
-        model,
-        window=replace(window, fixed=window.fixed or demands.fixed, multiple=window.multiple or demands.multiple),
-    )
+def _settle_output(serving: dict[str, Any], model: Model, runner: Runner) -> None:
+    """Say what the network emits and what is still to be done to it, where nobody has said it."""
+    output = dict(serving.get("output") or {})
+    _, scores = golden.answer_to_noise(model, runner)
+    output["emits"] = golden.emits_of(scores, output.get("emits"))
+    if "activation" not in output:
+        output["activation"] = (
+            "none" if output["emits"] != "logits" else "sigmoid" if scores.shape[1] == 1 else "softmax"
+        )
+    serving["output"] = {key: output[key] for key in ("emits", "activation", *output)}

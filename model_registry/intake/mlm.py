@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def item_of(path: Path) -> Mapping[str, Any] | None:
 
 def document_of(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model.yaml document that the item amounts to."""
-    from model_registry.mlm import document_from_item
-
-    document: dict[str, Any] = document_from_item(item)
+    # By name: the room comes with another branch.
+    room = import_module("model_registry.mlm")
+    document: dict[str, Any] = room.document_from_item(item)
     return document
 
 

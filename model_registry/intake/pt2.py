@@ -1,4 +1,4 @@
-"""Exported programs, with the metadata that stac-model packs into them. The file's sizes are believed, MLM's are not."""
+"""Exported programs, and the metadata that stac-model packs into them; for sizes the program is believed, not that."""
 
 from __future__ import annotations
 

@@ -50,8 +50,39 @@ _Dumper.add_representer(dict, _mapping)
 
 def manifest_text(document: Mapping[str, Any]) -> str:
     """Return `document` ({"properties": ..., "serving": ...}) as YAML."""
-    ordered = {"$schema": SCHEMA, **document}
+    ordered = _ordered({"$schema": SCHEMA, **document}, "")
     return _HEAD + str(yaml.dump(ordered, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=118))
+
+
+# What a reader looks for first stands first; keys that are not named here follow in their own order.
+_ORDER: Mapping[str, tuple[str, ...]] = {
+    "": ("$schema", "properties", "serving"),
+    "properties": (
+        "name", "description", "license", "attribution", "source", "architecture", "hyperparameters", "framework",
+        "tasks", "input", "output",
+    ),
+    "input": ("name", "bands", "input", "value_scaling"),
+    "output": ("name", "tasks", "result", "classification:classes"),
+    "serving": (
+        "schema", "artifacts", "input", "preprocess", "resolution", "window", "output", "nodata", "precision",
+        "exactness", "test",
+    ),
+    "output block": ("kind", "emits", "activation", "threshold", "value"),
+}  # fmt: skip
+
+
+def _ordered(value: Any, place: str) -> Any:
+    if isinstance(value, list | tuple):
+        return [_ordered(item, place) for item in value]
+    if not isinstance(value, Mapping):
+        return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e9 else value
+    first = [key for key in _ORDER.get(place, ()) if key in value]
+    blocks = {"serving": {"output": "output block", "input": "other"}}.get(place, {})
+    known = place in ("", "properties", "serving")
+    return {
+        key: _ordered(value[key], blocks.get(key, str(key)) if known else "other")
+        for key in [*first, *(key for key in value if key not in first)]
+    }
 
 
 def write_manifest(document: Mapping[str, Any], folder: Path) -> Path:
