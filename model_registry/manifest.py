@@ -23,7 +23,7 @@ Emits = Literal["logits", "probabilities", "labels", "values"]
 Activation = Literal["softmax", "sigmoid", "none"]
 InputValues = Literal["dn", "physical"]
 OpKind = Literal["z-score", "min-max", "offset", "scale", "clip", "clip-min", "clip-max"]
-ArtifactFormat = Literal["onnx", "safetensors"]
+ArtifactFormat = Literal["onnx", "safetensors", "pt2", "torchscript"]
 RuntimeName = Literal["onnxruntime", "openvino", "torch"]
 Precision = Literal["fp32", "bf16", "fp16"]
 

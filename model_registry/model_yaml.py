@@ -21,8 +21,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from model_registry import palette, scaling
 from model_registry.artifacts import check_checksum, locate, read_file
 from model_registry.errors import ArtifactError, ManifestError, UnsupportedModel
@@ -55,6 +53,7 @@ from model_registry.yaml_schema import (
     parse,
     unprefixed,
 )
+from model_registry.yaml_text import read_yaml
 
 MANIFEST = "model.yaml"
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -71,13 +70,10 @@ def read_folder(folder: Path) -> Model:
         UnsupportedModel: several inputs or outputs, or an axis order other than batch, band, row, column.
     """
     try:
-        document = yaml.safe_load(read_file(folder, MANIFEST, _MAX_MANIFEST_BYTES))
+        data = read_file(folder, MANIFEST, _MAX_MANIFEST_BYTES)
     except ArtifactError as error:
         raise ManifestError(f"the manifest cannot be read: {error.reason}", error.remedy) from None
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ManifestError(f"{MANIFEST} is not valid YAML{where}", "Correct the file") from None
+    document = read_yaml(data, MANIFEST)
     if not isinstance(document, Mapping) or not {"properties", "serving"} <= set(document):
         raise ManifestError(f"{MANIFEST} lacks the blocks 'properties' and 'serving'", "Write both")
     serving = parse(Serving, document["serving"], "serving")

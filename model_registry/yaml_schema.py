@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_registry.errors import ManifestError
-from model_registry.manifest import InputValues
+from model_registry.manifest import ArtifactFormat, InputValues
 
 Auto = Literal["auto"]
 _Block = TypeVar("_Block", bound=BaseModel)
@@ -25,7 +25,7 @@ class ArtifactBlock(_Strict):
     """One file of the model."""
 
     href: str
-    format: Literal["onnx", "safetensors"]
+    format: ArtifactFormat
     checksum: str
     size: int | None = None
 
