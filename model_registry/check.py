@@ -6,9 +6,6 @@ can hold.
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry import candidates, golden, json_cache, live, moat
+from model_registry import aside, candidates, golden, json_cache, live, moat
 from model_registry import probe as probing
 from model_registry.candidates import Candidate
 from model_registry.errors import ContractError, ModelError
@@ -35,7 +32,6 @@ from model_registry.trials import Bench, Raw
 
 VERSION = 1  # of the answer's form
 REPORT = "probe.json"
-_MAX_REPORT = 1 << 20
 
 
 def check(path: str, device: str = "cpu", threads: int | None = None, *, samples: Sequence[Raw] = ()) -> dict[str, Any]:
@@ -88,35 +84,18 @@ def key(digest: str, device: str, threads: int) -> str:
 
 
 def write(path: Path, found: dict[str, Any]) -> Path | None:
-    """Keep a report beside the model at `path`: aside, then renamed. None where that folder cannot be written to."""
+    """Keep a report beside the model at `path`; None where that folder cannot be written to."""
     place = report_path(path)
     try:
-        descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".probe-", suffix=".tmp")
+        aside.write_json(place, found)
     except OSError:
         return None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
-        os.chmod(name, 0o644)  # mkstemp's own is for its user only; a server may be another
-        os.replace(name, place)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        return None
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
     return place
 
 
 def read(path: Path, digest: str) -> dict[str, Any] | None:
     """Return the kept report of the model at `path`, None when there is none or it is of another model."""
-    try:
-        place = report_path(path)
-        if place.stat().st_size > _MAX_REPORT:
-            return None
-        found = json.loads(place.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+    found = aside.read_json(report_path(path))
     sound = isinstance(found, dict) and found.get("version") == VERSION and found.get("digest") == digest
     return found if sound else None
 

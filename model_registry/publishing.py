@@ -117,8 +117,9 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def stamp(folder: Path) -> str:
-    """Return sizes and times of all files but probe.json: what was verified under this stamp still is."""
-    found = [(str(p.relative_to(folder)), p.lstat()) for p in walk(folder) if p.name != "probe.json" and not p.is_dir()]
+    """Return sizes and times of all files but what a check leaves: what was verified under this stamp still is."""
+    late = ("probe.json", "check.png")
+    found = [(str(p.relative_to(folder)), p.lstat()) for p in walk(folder) if p.name not in late and not p.is_dir()]
     return " ".join(f"{name}:{status.st_size}:{status.st_mtime_ns}" for name, status in sorted(found, key=_first))
 
 

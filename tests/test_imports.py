@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
     {"values", "errors", "flight", "middleware", "vendor"},
-    {"sheet", "cache", "grid", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "imagery", "pixels", "waiting", "zoom"},
-    {"layer"},
-    {"assemble", "catalog", "device", "paint"},
-    {"engine"},
+    {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
+    {"allowed", "answers", "imagery", "mosaic", "pixels", "ramps", "waiting", "zoom"},
+    {"layer", "sheet"},
+    {"assemble", "catalog", "device", "outputs", "paint"},
+    {"engine", "legend"},
     {"metrics", "predict"},
-    {"check", "info", "reader"},
+    {"check", "fitting", "info", "reader"},
     {"documents", "routes"},
     {"params", "tiles"},
     {"extension"},
@@ -43,14 +43,16 @@ HOMES = {
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
-    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/models tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
+    "tiler/cli/models tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
     "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
-    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/reader tiler/tiles",
+    "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
+    "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",
     "safetensors": "model_registry/runtimes/torch tiler/demo/train",
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
@@ -59,7 +61,7 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("assemble", "flight", "waiting", "windows")
+PLAIN = ("answers", "assemble", "flight", "mosaic", "waiting", "windows")
 
 
 def imported(file: Path) -> set[str]:

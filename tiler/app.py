@@ -38,8 +38,9 @@ from tiler.allowed import UrlReader, allowed_path
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
-from tiler.extension import InferenceFactory, classes_of, inferenceExtension, sub_factory
+from tiler.extension import InferenceFactory, inferenceExtension, sub_factory
 from tiler.imagery import Imagery
+from tiler.legend import legend_of
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
 from tiler.params import inference_params, offered_format
@@ -353,10 +354,10 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
         )
 
     @router.get("/legend.json", operation_id=f"{name}.getLegend", response_class=JSONResponse)
-    async def legend(names: Annotated[tuple[str, str], Depends(pair)]) -> list[dict[str, Any]]:
-        """Classes with numbers, names and colours."""
+    async def legend(names: Annotated[tuple[str, str], Depends(pair)]) -> list[dict[str, Any]] | dict[str, Any]:
+        """Classes with numbers, names and colours, or what the colours of values stand for."""
         reader = await state.service.engine.open(state.open, *names)
-        return classes_of(reader.layer.loaded)
+        return legend_of(reader.layer.loaded)
 
     @router.get("/1.0.0/WMTSCapabilities.xml", operation_id=f"{name}.getWMTS", response_class=Response)
     async def wmts(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> Response:

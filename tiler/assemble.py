@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tiler.grid import Footprint
 from tiler.layer import Layer
-from tiler.values import Cell, Classes, Floats, Mask, Scores, Style, View
-
-Indices = NDArray[np.int64]
+from tiler.mosaic import Mosaic, Planes, Taps, pool
+from tiler.values import NUMBERS, Cell, Classes, Floats, Mask, Scores, Style, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +20,8 @@ class Picture:
     Attributes:
         view: whose pixels these are.
         style: what was asked for.
-        values: uint8 [1, rows, cols] class values, or float32 [bands, rows, cols] in 0..1.
+        values: uint8 [1, rows, cols] class values; float32 [bands, rows, cols] probabilities in 0..1, values in their
+            own unit, or an embedding's three components.
         valid: bool [rows, cols], False outside of the scene, without data, or masked by the style.
         band_names: one per band, in the user's words.
     """
@@ -37,8 +36,9 @@ class Picture:
 def assemble(layer: Layer, view: View, where: Footprint, scores: Mapping[Cell, Scores], style: Style) -> Picture:
     """Put a view together from the cells under it.
 
-    With one sample per pixel it is a lookup (or, for `bilinear`, a warp of probabilities). With several, a pixel shows
-    the majority class, or the mean probability, of the real predictions under it; it is valid when half of them are.
+    With one sample per pixel it is a lookup (or, for `bilinear`, a warp of probabilities or values). With several, a
+    pixel shows the majority class, or the mean probability or value, of the real predictions under it; it is valid when
+    half of them are.
 
     Args:
         layer: whose scores these are.
@@ -47,27 +47,14 @@ def assemble(layer: Layer, view: View, where: Footprint, scores: Mapping[Cell, S
         scores: all cells that the samples touch.
         style: what is wanted of them.
     """
-    names = band_names(layer, style)
     if not scores:
         return blank(layer, view, style)
-    mosaic = _Mosaic.of(layer, scores, style)
-    sampled = _bilinear(mosaic, where) if style.resampling == "bilinear" else _nearest(mosaic, where)
-    valid, classes, planes = _pooled(layer, sampled, where.samples)
-    if style.output == "class":
-        values: Classes | Floats = classes[None]
-        if style.classes:
-            valid = valid & np.isin(classes, style.classes)
-        if style.threshold is not None and planes is not None:
-            valid = valid & (_confidence(layer, planes) >= style.threshold)
-    else:
-        assert planes is not None, "planes are read whenever probabilities are shown"
-        values = planes if style.output == "probability" else _confidence(layer, planes)[None]
-        if style.output == "probability" and style.classes:
-            values = planes[[_position(layer, value) for value in style.classes]]
-        if style.threshold is not None:
-            valid = valid & (values.max(axis=0) >= style.threshold)
+    mosaic = Mosaic.of(layer.grid, scores, _planes_of(style))
+    taps = mosaic.taps(where, style.resampling)
+    show = _numbers if style.output in NUMBERS else _classes
+    valid, values = show(layer, mosaic, taps, where.samples, style)
     shown: Classes | Floats = values * valid
-    return Picture(view, style, shown, valid, names)
+    return Picture(view, style, shown, valid, band_names(layer, style))
 
 
 def blank(layer: Layer, view: View, style: Style) -> Picture:
@@ -80,6 +67,14 @@ def blank(layer: Layer, view: View, style: Style) -> Picture:
 
 def band_names(layer: Layer, style: Style) -> tuple[str, ...]:
     """Names of the bands that a style shows."""
+    values = layer.model.values
+    if values is not None:
+        if style.output == "rgb":
+            kind = "channel" if values.components is None else "component"
+            return tuple(f"{kind} {number}" for number in (1, 2, 3))
+        if values.channels == 1:
+            return (f"{values.name} ({values.unit})" if values.unit else values.name,)
+        return tuple(f"{values.name} {number + 1}" for number in range(values.channels))
     if style.output != "probability":
         return (style.output,)
     wanted = style.classes or tuple(item.value for item in layer.model.classes)
@@ -87,115 +82,91 @@ def band_names(layer: Layer, style: Style) -> tuple[str, ...]:
     return tuple(by_value[value] for value in wanted)
 
 
+def _planes_of(style: Style) -> Callable[[Scores], Planes | None] | None:
+    if style.output == "rgb":
+        return lambda scores: scores.components
+    if style.output == "value":
+        return lambda scores: scores.values
+    return (lambda scores: scores.probabilities) if style.needs_probabilities else None
+
+
+def _numbers(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style) -> tuple[Mask, Floats]:
+    """(valid, values): the numbers themselves, or their mean over the valid samples of a pixel."""
+    planes = _known(mosaic.planes)
+    if samples == 1:
+        return taps.valid, np.stack([taps.take(plane) for plane in planes])
+    count = pool(taps.valid, samples)
+    # One plane after the other: an embedding has many, and each has several samples per pixel.
+    means = [pool(taps.take(plane) * taps.valid, samples) / np.maximum(count, 1) for plane in planes]
+    return count * 2 >= samples * samples, np.stack(means).astype(np.float32)
+
+
+def _classes(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style) -> tuple[Mask, Classes | Floats]:
+    """(valid, values): class numbers, probabilities, or the winner's probability."""
+    planes = None if mosaic.planes is None else np.stack([taps.take(plane) for plane in mosaic.planes])
+    decides = style.threshold if layer.loaded.binary else None
+    if taps.around or decides is not None:
+        classes = _decided(layer, _known(planes), decides)
+    else:
+        classes = mosaic.classes[taps.rows, taps.cols]
+    valid, classes, planes = _pooled(layer, taps.valid, classes, planes, samples)
+    if style.output == "class":
+        if style.classes:
+            valid = valid & np.isin(classes, style.classes)
+        if style.threshold is not None and decides is None:
+            valid = valid & (_confidence(layer, classes, _known(planes)) >= style.threshold)
+        return valid, classes[None]
+    planes = _known(planes)
+    values = planes if style.output == "probability" else _confidence(layer, classes, planes)[None]
+    if style.output == "probability" and style.classes:
+        values = planes[[_position(layer, value) for value in style.classes]]
+    if style.threshold is not None and (decides is None or style.output == "probability"):
+        valid = valid & (values.max(axis=0) >= style.threshold)
+    return valid, values
+
+
+def _decided(layer: Layer, planes: Floats, threshold: float | None) -> Classes:
+    """Class values of probabilities [classes, rows, cols], by the rules of `model_registry.postprocess`.
+
+    `threshold` takes the place of the model's own, for masks only: the second class where its probability reaches it.
+    """
+    values = np.asarray([item.value for item in layer.model.classes], np.uint8)
+    own = layer.model.threshold
+    if threshold is not None or (layer.loaded.binary and layer.loaded.channels == 1):
+        limit = threshold if threshold is not None else 0.5 if own is None else own
+        return np.asarray(values[(planes[1] >= limit).astype(np.uint8)])
+    best = planes.argmax(axis=0)
+    if own is not None:
+        best = np.where(planes.max(axis=0) < own, 0, best)
+    return np.asarray(values[best])
+
+
 def _position(layer: Layer, value: int) -> int:
     return next(index for index, item in enumerate(layer.model.classes) if item.value == value)
 
 
-def _confidence(layer: Layer, planes: Floats) -> Floats:
+def _confidence(layer: Layer, classes: Classes, planes: Floats) -> Floats:
+    """The winner's probability; of a mask, that of the class that is shown, which a threshold may have chosen."""
+    if layer.loaded.binary:
+        return np.asarray(np.where(classes == layer.model.classes[1].value, planes[1], planes[0]))
     confidence: Floats = planes.max(axis=0)
     return confidence
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Mosaic:
-    """Cells side by side. `top`, `left`: grid pixels of the first row and column."""
-
-    top: int
-    left: int
-    classes: Classes
-    valid: Mask
-    planes: NDArray[np.float16] | None
-
-    @classmethod
-    def of(cls, layer: Layer, scores: Mapping[Cell, Scores], style: Style) -> _Mosaic:
-        grid = layer.grid
-        rows, cols = [cell.row for cell in scores], [cell.col for cell in scores]
-        top, left = min(rows) * grid.cell, min(cols) * grid.cell
-        height = min((max(rows) + 1) * grid.cell, grid.height) - top
-        width = min((max(cols) + 1) * grid.cell, grid.width) - left
-        classes, valid = np.zeros((height, width), np.uint8), np.zeros((height, width), bool)
-        planes = None
-        if style.needs_probabilities:
-            planes = np.zeros((len(layer.model.classes), height, width), np.float16)
-        for cell, score in scores.items():
-            row, col = cell.row * grid.cell - top, cell.col * grid.cell - left
-            area = (slice(row, row + score.valid.shape[0]), slice(col, col + score.valid.shape[1]))
-            classes[area], valid[area] = score.classes, score.valid
-            if planes is not None and score.probabilities is not None:
-                planes[(slice(None), *area)] = score.probabilities
-        return cls(top, left, classes, valid, planes)
-
-    def locate(self, where: Footprint) -> tuple[Indices, Indices, Mask]:
-        """Row and column of each sample in the mosaic (clipped), and whether it lies inside."""
-        height, width = self.valid.shape
-        with np.errstate(invalid="ignore"):
-            rows, cols = np.floor(where.rows) - self.top, np.floor(where.cols) - self.left
-            inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
-        return (
-            np.where(inside, rows, 0).astype(np.int64),
-            np.where(inside, cols, 0).astype(np.int64),
-            inside,
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Samples:
-    """What lies under each sample: valid [rows, cols], classes [rows, cols], planes [classes, rows, cols] or None."""
-
-    valid: Mask
-    classes: Classes | None
-    planes: Floats | None
-
-
-def _nearest(mosaic: _Mosaic, where: Footprint) -> _Samples:
-    rows, cols, inside = mosaic.locate(where)
-    valid = mosaic.valid[rows, cols] & inside
-    planes = None if mosaic.planes is None else mosaic.planes[:, rows, cols].astype(np.float32)
-    return _Samples(valid, mosaic.classes[rows, cols], planes)
-
-
-def _bilinear(mosaic: _Mosaic, where: Footprint) -> _Samples:
-    """Probabilities between pixel centres; neighbours without data do not count. Valid as the nearest pixel is."""
-    assert mosaic.planes is not None, "bilinear warping asks for probabilities"
-    rows, cols, inside = mosaic.locate(where)
-    valid = mosaic.valid[rows, cols] & inside
-    height, width = mosaic.valid.shape
-    y, x = np.nan_to_num(where.rows) - mosaic.top - 0.5, np.nan_to_num(where.cols) - mosaic.left - 0.5
-    row0, col0 = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-    total = np.zeros(valid.shape, np.float32)
-    planes = np.zeros((mosaic.planes.shape[0], *valid.shape), np.float32)
-    for down in (0, 1):
-        for right in (0, 1):
-            row = np.clip(row0 + down, 0, height - 1)
-            col = np.clip(col0 + right, 0, width - 1)
-            weight = np.abs(1 - down - (y - row0)) * np.abs(1 - right - (x - col0)) * mosaic.valid[row, col]
-            planes += weight.astype(np.float32) * mosaic.planes[:, row, col]
-            total += weight.astype(np.float32)
-    planes /= np.where(total > 0, total, 1)
-    return _Samples(valid & (total > 0), None, planes)
-
-
-def _pooled(layer: Layer, sampled: _Samples, samples: int) -> tuple[Mask, Classes, Floats | None]:
+def _pooled(
+    layer: Layer, valid: Mask, classes: Classes, planes: Floats | None, samples: int
+) -> tuple[Mask, Classes, Floats | None]:
     """Samples -> pixels: majority of classes, mean of probabilities, valid where at least half of the samples are."""
-    valid, planes = sampled.valid, sampled.planes
-    values = np.asarray([item.value for item in layer.model.classes], np.uint8)
-    classes = sampled.classes if sampled.classes is not None else values[np.argmax(_known(planes), axis=0)]
     if samples == 1:
         return valid, classes, planes
-    height, width = valid.shape[0] // samples, valid.shape[1] // samples
-
-    def pool(array: NDArray[np.generic]) -> Floats:
-        blocks = array.reshape(*array.shape[:-2], height, samples, width, samples)
-        pooled: Floats = blocks.sum(axis=(-3, -1), dtype=np.float32)
-        return pooled
-
-    count = pool(valid)
+    count = pool(valid, samples)
     if planes is not None:
-        planes = np.asarray(pool(planes * valid) / np.maximum(count, 1), np.float32)
-    votes = np.stack([pool((classes == value) & valid) for value in values])
+        planes = np.asarray(pool(planes * valid, samples) / np.maximum(count, 1), np.float32)
+    values = np.asarray([item.value for item in layer.model.classes], np.uint8)
+    votes = np.stack([pool((classes == value) & valid, samples) for value in values])
     return count * 2 >= samples * samples, values[votes.argmax(axis=0)], planes
 
 
-def _known(planes: Floats | None) -> Floats:
-    assert planes is not None, "without classes there are probabilities"
+def _known(planes: Planes | None) -> Planes:
+    assert planes is not None, "a style that needs planes has asked for them"
     return planes

@@ -5,26 +5,25 @@ Like `model_registry.check.check` it loads a file that may be anybody's, and is 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from model_registry import Model, ModelError, live, open_model, seams
+from model_registry import Model, ModelError, aside, live, open_model, seams
 from model_registry.check import check
 from model_registry.runtimes import native_runtime
 from model_registry.seams import Seam
+from tiler.assemble import Picture
 from tiler.catalog import SAMPLE_SHAPE, Catalog
 from tiler.engine import Engine
 from tiler.errors import InferenceError
 from tiler.imagery import Imagery
 from tiler.layer import Layer, source_of
-from tiler.paint import default_palette
+from tiler.outputs import offered
+from tiler.paint import default_palette, encode
 from tiler.pixels import busiest
 from tiler.predict import Limits, predict_view
+from tiler.ramps import Color, Rescale, rescale_of
 from tiler.scene import Scene, SceneRef, open_scene
 from tiler.sheet import Panel, draw
 from tiler.values import Rect, Style, View
@@ -72,7 +71,7 @@ def _on_scene(
     model = open_model(path)
     source, _ = source_of(scene, model, indexes=bands)
     places = busiest(source, model.window.fixed or SAMPLE_SHAPE, 4)
-    found = check(path, device, threads, samples=[pixels for _, pixels in places])
+    found = check(path, device, threads, samples=[pixels for _, pixels, _ in places])
     shown: dict[str, Any] = {"name": scene.display_name, "seams": [], "shares": {}, "picture": None, "why_not": ""}
     found["scene"] = shown
     if not places:
@@ -114,7 +113,7 @@ def _seams(layer: Layer) -> list[Seam]:
 
 
 def _windows(layer: Layer, shape: tuple[int, int]) -> list[Any]:
-    return [pixels for _, pixels in busiest(layer.source, shape, _PLACES)]
+    return [pixels for _, pixels, _ in busiest(layer.source, shape, _PLACES)]
 
 
 def _merged(places: list[list[Seam]]) -> list[Seam]:
@@ -126,29 +125,44 @@ def _merged(places: list[list[Seam]]) -> list[Seam]:
 
 
 def _picture(layer: Layer, scene: Scene, place: Rect, engine: Engine) -> tuple[bytes, dict[str, float]]:
-    """PNG of imagery, mask and confidence around `place`, and the share of each class among its valid pixels."""
-    view = _view(layer, place)
-    mask = predict_view(layer, view, Style(), engine, Limits())
-    model = layer.model
-    shares = {
-        item.name: round(float(np.mean(mask.values[0][mask.valid] == item.value)), 4) if mask.valid.any() else 0.0
-        for item in model.classes
-    }
-    palette = default_palette(layer, Style())
-    legend = [(f"{item.name} ({100 * shares[item.name]:.1f} %)", item.color) for item in model.classes]
-    panels = [
-        Panel(scene.display_name, Imagery(scene).view(view)),
-        Panel("mask", _colored(mask.values[0], palette, mask.valid), legend),
-    ]
-    if model.emits != "labels":
-        style = Style(output="confidence")
-        confidence = predict_view(layer, view, style, engine, Limits())
-        ramp = default_palette(layer, style)
-        steps = np.asarray(np.rint(np.clip(confidence.values[0], 0, 1) * 255), np.uint8)
-        bar = [(f"{share:g}", ramp[round(255 * share)]) for share in (0, 0.25, 0.5, 0.75, 1)]
-        panels.append(Panel("confidence", _colored(steps, ramp, confidence.valid), bar))
+    """PNG of imagery, answer and confidence around `place`, and the share of each class among its valid pixels."""
+    view, model = _view(layer, place), layer.model
+    shares: dict[str, float] = {}
+    panels = [Panel(scene.display_name, Imagery(scene).view(view))]
+    # One class's probability is a picture for each class; the winner's says more.
+    for output in (name for name in offered(model) if name != "probability"):
+        style = Style(output=output)
+        if output == "value" and model.kind == "embedding":
+            continue  # as many bands as it has channels
+        shown = predict_view(layer, view, style, engine, Limits())
+        if output == "class":
+            shares = _shares(model, shown)
+        ends = rescale_of(model, style)
+        png, _ = encode(
+            shown.values, shown.valid, colormap=default_palette(layer, style), nodata=layer.nodata, output=output,
+            rescale=ends,
+        )  # fmt: skip
+        title = {"class": "mask", "value": model.values.name if model.values else "", "rgb": "components"}
+        panels.append(Panel(title.get(output, output), png, _legend(layer, style, ends, shares)))
     caption = f"{model.name} {model.version}: {_words(model)}; {view.width} x {view.height} px of {layer.grid.gsd:g} m"
     return draw(panels, caption), shares
+
+
+def _shares(model: Model, shown: Picture) -> dict[str, float]:
+    classes = shown.values[0][shown.valid]
+    return {item.name: round(float((classes == item.value).sum() / max(1, classes.size)), 4) for item in model.classes}
+
+
+def _legend(layer: Layer, style: Style, ends: Rescale, shares: dict[str, float]) -> list[tuple[str, Color]]:
+    model = layer.model
+    if style.output == "class":
+        return [(f"{item.name} ({100 * shares[item.name]:.1f} %)", item.color) for item in model.classes]
+    if style.output == "rgb":
+        colors: tuple[Color, ...] = ((255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255))
+        return [(f"component {n + 1}", color) for n, color in enumerate(colors)]
+    (low, high), unit = ends[0], f" {model.values.unit}" if model.values and model.values.unit else ""
+    colors = default_palette(layer, style)
+    return [(f"{low + part * (high - low):.4g}{unit}", colors[round(254 * part)]) for part in (0, 0.25, 0.5, 0.75, 1)]
 
 
 def _words(model: Model) -> str:
@@ -167,26 +181,8 @@ def _view(layer: Layer, place: Rect) -> View:
     return View(bounds, grid.crs, height, width)
 
 
-def _colored(values: Any, palette: Any, valid: Any) -> Any:
-    colors = np.zeros((256, 4), np.uint8)
-    for value, color in palette.items():
-        colors[value] = color
-    rgba = colors[values]
-    rgba[~valid] = 0
-    return rgba
-
-
 def _write(path: Path, content: bytes) -> None:
-    """Aside, then renamed."""
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".check-", suffix=".tmp")
+        aside.write(path, content)
     except OSError as error:
         raise ModelError(f"the picture cannot be written ({error.strerror})", "Choose another place for it") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

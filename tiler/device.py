@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_registry import ModelError
+from tiler.answers import nothing, scores_of
 from tiler.errors import DeviceError, InferenceError
 from tiler.layer import Layer
-from tiler.values import Cell, Classes, Halves, Mask, Rect, Scores
+from tiler.values import Cell, Mask, Rect, Scores
 from tiler.windows import Block
 
 logger = logging.getLogger(__name__)
@@ -240,25 +241,15 @@ class Device:
 
     def _forward(self, work: Work) -> dict[Cell, Scores]:
         layer, model = work.layer, work.layer.model
-        probabilities: Halves | None = None
         if not work.valid.any():
-            classes: Classes = np.zeros(work.valid.shape, np.uint8)
-            if work.probabilities:
-                probabilities = np.zeros((len(model.classes), *work.valid.shape), np.float16)
+            whole = nothing(model, work.valid, work.probabilities)
         else:
             pixels = np.ascontiguousarray(work.pixels[None])
             answer = layer.loaded.runner(pixels, probabilities=work.probabilities)
             self.forwards += 1
             self.pixels += work.window.pixels
-            classes = np.asarray([item.value for item in model.classes], np.uint8)[answer.classes[0]]
-            if answer.probabilities is not None:
-                if not np.isfinite(answer.probabilities).all():
-                    raise DeviceError(
-                        f"model {model.name!r} answered numbers that are not finite",
-                        "Check its scaling and the scene's values with `tiler info`",
-                    )
-                probabilities = answer.probabilities[0].astype(np.float16)
-        return split(layer, work.block, work.window, work.valid, classes, probabilities)
+            whole = scores_of(model, answer, 0, work.valid)
+        return split(layer, work.block, work.window, whole)
 
     def _abandon(self) -> None:
         with self._condition:
@@ -273,9 +264,7 @@ class Device:
                 work.done.set_exception(stopped)
 
 
-def split(
-    layer: Layer, block: Block, window: Rect, valid: Mask, classes: Classes, probabilities: Halves | None
-) -> dict[Cell, Scores]:
+def split(layer: Layer, block: Block, window: Rect, whole: Scores) -> dict[Cell, Scores]:
     """Cut a window's answer into its cells. Halo and what lies beyond the scene are dropped; arrays are copies."""
     grid = layer.grid
     cells = {}
@@ -283,11 +272,7 @@ def split(
         top, left = cell.row * grid.cell, cell.col * grid.cell
         rows = slice(top - window.row_off, min(top + grid.cell, grid.height) - window.row_off)
         cols = slice(left - window.col_off, min(left + grid.cell, grid.width) - window.col_off)
-        cells[cell] = Scores(
-            classes=classes[rows, cols].copy(),
-            valid=valid[rows, cols].copy(),
-            probabilities=None if probabilities is None else probabilities[:, rows, cols].copy(),
-        )
+        cells[cell] = whole.cut(rows, cols)
     return cells
 
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from model_registry import LoadedModel
 from tiler import zoom
+from tiler.legend import answer_of, kind_of
 from tiler.reader import PredictingReader
 
 _templates = Environment(
@@ -50,6 +51,8 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
             {"value": item.value, "name": item.name, "color": "#{:02x}{:02x}{:02x}".format(*item.color[:3])}
             for item in model.classes
         ],
+        **kind_of(model),
+        **answer_of(model),
         "gsd": layer.grid.gsd,
         "model_gsd": wanted,
         "exactness": model.exactness,

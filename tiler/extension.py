@@ -25,6 +25,7 @@ from model_registry import LoadedModel
 from tiler.catalog import Catalog
 from tiler.documents import running
 from tiler.engine import Engine
+from tiler.legend import answer_of, classes_of, kind_of, legend_of
 from tiler.params import (
     RenderParams,
     StatsParams,
@@ -237,22 +238,11 @@ def add_legend(router: APIRouter, catalog: Catalog, operation_id: str) -> None:
     """Register `/legend.json` on a router whose prefix holds `{model}`."""
 
     @router.get("/legend.json", operation_id=operation_id, response_class=JSONResponse)
-    def legend(model: Annotated[str, Path(description="Name of the model")]) -> list[dict[str, Any]]:
-        """Classes with numbers, names and colours."""
-        return classes_of(catalog.model(model.partition("@")[0]))
-
-
-def classes_of(loaded: LoadedModel) -> list[dict[str, Any]]:
-    """Legend entries: value, name, colour as #rrggbb and description."""
-    return [
-        {
-            "value": item.value,
-            "name": item.name,
-            "color": "#{:02x}{:02x}{:02x}".format(*item.color[:3]),
-            "description": item.description,
-        }
-        for item in loaded.model.classes
-    ]
+    def legend(
+        model: Annotated[str, Path(description="Name of the model")],
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """Classes with numbers, names and colours, or what the colours of values stand for."""
+        return legend_of(catalog.model(model.partition("@")[0]))
 
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:
@@ -268,6 +258,8 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "exactness": model.exactness,
         **running(loaded),
         "classes": classes_of(loaded),
+        **kind_of(model),
+        **answer_of(model),
         "license": model.license,
         "attribution": model.attribution,
     }

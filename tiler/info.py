@@ -8,11 +8,22 @@ from typing import Any
 
 from morecantile import tms
 
-from model_registry import load
+from model_registry import Model, load
 from tiler import zoom
 from tiler.layer import MAX_GSD_FACTOR, examine, fit
 from tiler.predict import Limits
 from tiler.scene import SceneRef, open_scene
+
+
+def _answers(model: Model) -> str:
+    values = model.values
+    if values is None:
+        return "classes " + ", ".join(f"{item.value} {item.name}" for item in model.classes)
+    if model.kind == "regression":
+        low, high = values.range
+        return f"{values.name}, shown from {low:g} to {high:g} {values.unit}".rstrip()
+    shown = "its first three" if values.components is None else "three components of them"
+    return f"{values.channels} channels, of which {shown} are shown as colours"
 
 
 def report(
@@ -41,7 +52,7 @@ def report(
             "scene nodata": scene.nodata if scene.nodata is not None else ("mask or alpha" if scene.masked else "none"),
             "model": f"{model.title} ({model.name} {model.version}), {loaded.runner.runtime} {loaded.runner.precision}",
             "model gsd": f"{model.resolution.value:g} m" if model.resolution else "not stated",
-            "classes": ", ".join(f"{item.value} {item.name}" for item in model.classes),
+            "answers": _answers(model),
             "exactness": f"{model.exactness}, halo {model.window.halo} px, period {model.window.period} px, "
             f"size multiple {model.window.multiple} px",
         }

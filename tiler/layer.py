@@ -202,7 +202,7 @@ def examine(
 
 
 def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
-    """Bands of the scene for the model's inputs: the operator's choice, or by name or colour, else by position.
+    """Bands of the scene for the model's inputs: the choice of the operator, else by name, colour, index or position.
 
     Position is used only when the scene has exactly as many bands as the model wants and no name contradicts it.
 
@@ -222,6 +222,9 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
             break
     if all(index is not None for index in found):
         return tuple(index for index in found if index is not None)
+    if all(name.isdecimal() for name in wanted) and wanted != [str(n + 1) for n in range(len(wanted))]:
+        # 4, 3, 2 or 1, 1, 1 are places in the scene; 1, 2, 3 only count, as whoever has no names for them does.
+        return tuple(int(name) for name in wanted)
     contradicted = tells or any(index is not None for index in found)
     if len(scene.data_bands) == len(wanted) and not contradicted:
         return tuple(band.index for band in scene.data_bands)

@@ -12,14 +12,13 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
-from rio_tiler.colormap import cmap
 from rio_tiler.utils import render as rio_render
 
 from tiler.errors import RequestError
 from tiler.layer import Layer
-from tiler.values import Classes, Floats, Mask, Style
+from tiler.ramps import Color, Rescale, ramp
+from tiler.values import NUMBERS, Classes, Floats, Mask, Output, Style
 
-Color = tuple[int, int, int, int]
 Palette = Mapping[int, Color]
 # TiTiler's colormaps are palettes, or intervals of values with a colour each.
 ColorMap = Palette | Sequence[tuple[tuple[float, float], Color]]
@@ -33,19 +32,26 @@ MEDIA_TYPES = {
     "npy": "application/x-binary",
 }
 
-# Probabilities are shown in this many steps; one index of the palette is kept for 'no data'.
+# Probabilities and values are shown in this many steps; one index of the palette is kept for 'no data'.
 STEPS = 255
 CLEAR = 255
 
 
 def default_palette(layer: Layer, style: Style) -> dict[int, Color]:
-    """The model's own colours for classes, viridis for probabilities (0..255 stands for 0..1)."""
+    """The model's own colours for classes and values, viridis for probabilities; none for what has its own colours.
+
+    Raises:
+        MisfitError: the model names a ramp that there is not.
+    """
     if style.output == "class":
         return {item.value: item.color for item in layer.model.classes}
-    return {int(step): color for step, color in cmap.get("viridis").items()}  # type: ignore[union-attr]
+    if style.output == "rgb":
+        return {}
+    values = layer.model.values
+    return ramp("viridis" if values is None else values.ramp)
 
 
-def check_format(output_format: str, bands: int = 1) -> None:
+def check_format(output_format: str, bands: int = 1, output: Output = "class") -> None:
     """Refuse what cannot be encoded, so that nothing is inferred for it.
 
     Raises:
@@ -56,11 +62,39 @@ def check_format(output_format: str, bands: int = 1) -> None:
             f"format {output_format!r} is not offered for predictions",
             "Use png, webp, tif or npy: lossy formats would invent classes",
         )
-    if bands > 1 and MEDIA_TYPES[output_format] in ("image/png", "image/webp"):
+    if bands > 1 and output != "rgb" and is_picture(output_format):
+        if output in NUMBERS:
+            raise RequestError(
+                f"an image shows one band or three colours, but {bands} channels were asked for",
+                "Ask for output=rgb, or for tif or npy",
+            )
         raise RequestError(
             f"an image shows one band, but {bands} classes' probabilities were asked for",
             "Choose one with class=, or ask for tif or npy",
         )
+
+
+def is_picture(output_format: str) -> bool:
+    """Whether a format holds colours and no numbers."""
+    return MEDIA_TYPES.get(output_format, "") in ("image/png", "image/webp")
+
+
+def check_colors(output: Output, bands: int, colormap: ColorMap | None, rescale: Rescale | None) -> None:
+    """Refuse colours that an output does not have.
+
+    Args:
+        output, bands: what is shown.
+        colormap, rescale: what the request gives, None where it gives none.
+
+    Raises:
+        RequestError: one of them has no meaning here.
+    """
+    if output == "class" and rescale:
+        raise RequestError("rescale= is not for class numbers", "Leave it out, or use output=probability")
+    if output == "rgb" and colormap:
+        raise RequestError("an embedding's picture has its own colours", "Leave colormap= out; rescale= changes them")
+    if rescale and len(rescale) not in (1, bands):
+        raise RequestError(f"rescale= was given {len(rescale)} times", f"Give it once, or for each of {bands} bands")
 
 
 def encode(
@@ -73,28 +107,36 @@ def encode(
     crs: CRS | None = None,
     transform: Affine | None = None,
     add_mask: bool = True,
+    output: Output = "class",
+    rescale: Rescale = ((0.0, 1.0),),
+    band_names: Sequence[str] = (),
 ) -> tuple[bytes, str]:
     """Bytes and media type of a picture.
 
     Args:
-        values: uint8 [1, rows, cols] class numbers, or float32 [bands, rows, cols] in 0..1.
+        values: uint8 [1, rows, cols] class numbers, or float32 [bands, rows, cols].
         valid: bool [rows, cols]; the rest is transparent (images), nodata (tif) or 0 in the mask (npy).
         output_format: one of `MEDIA_TYPES`.
-        colormap: palette by class number (or by 0..255 for 0..1), or intervals.
+        colormap: palette by class number (or by 0..255 for `rescale`), or intervals.
         nodata: class number that stands for 'no data' in a tif.
         crs, transform: where the pixels lie; only a tif says so.
         add_mask: False leaves transparency, and the mask of npy, out.
+        output: what the values are; `rgb` ones become red, green and blue.
+        rescale: the floats that get the first and the last colour, once or per band; a tif and npy keep the numbers.
+        band_names: descriptions of the bands of a tif.
 
     Raises:
         RequestError: a format that cannot hold the values.
     """
-    check_format(output_format, len(values))
+    check_format(output_format, len(values), output)
     media_type = MEDIA_TYPES[output_format]
     if output_format == "npy":
         return _npy(values, valid, add_mask), media_type
     if output_format.startswith("tif"):
-        return _tif(values, valid, colormap, nodata, crs, transform), media_type
-    indices = _indices(values)
+        return _tif(values, valid, colormap, nodata, crs, transform, band_names), media_type
+    if output == "rgb":
+        return _rgb(values, valid, output_format, add_mask, rescale), media_type
+    indices = _indices(values, rescale[0])
     if not isinstance(colormap, Mapping) or output_format == "webp":
         return _rendered(values, indices, valid, output_format, colormap, add_mask), media_type
     return palette_png(*_with_clear(indices, valid, colormap, add_mask)), media_type
@@ -128,10 +170,26 @@ def palette_png(indices: Classes, palette: Sequence[Color]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def _indices(values: Classes | Floats) -> Classes:
+def _indices(values: Classes | Floats, ends: tuple[float, float]) -> Classes:
     if values.dtype == np.uint8:
         return np.asarray(values[0], np.uint8)
-    return np.asarray(np.round(np.clip(values[0], 0, 1) * (STEPS - 1)), np.uint8)
+    return _steps(values[0], ends, STEPS - 1)
+
+
+def _steps(plane: Classes | Floats, ends: tuple[float, float], last: int) -> Classes:
+    """0 .. last for low .. high; what lies beyond is at the end."""
+    low, high = ends
+    share = (np.asarray(plane, np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.asarray(np.round(np.clip(share, 0, 1) * last), np.uint8)
+
+
+def _rgb(values: Classes | Floats, valid: Mask, output_format: str, add_mask: bool, rescale: Rescale) -> bytes:
+    ends = rescale if len(rescale) > 1 else rescale * 3
+    data = np.stack([_steps(plane, pair, 255) for plane, pair in zip(values, ends, strict=True)]) * valid
+    mask = valid.astype(np.uint8) * 255 if add_mask else None
+    if output_format == "webp":
+        return rio_render(data, mask, img_format="WEBP", lossless=True)
+    return rio_render(data, mask, img_format="PNG", zlevel=1)
 
 
 def _with_clear(indices: Classes, valid: Mask, palette: Palette, add_mask: bool) -> tuple[Classes, Sequence[Color]]:
@@ -174,8 +232,9 @@ def _tif(
     nodata: int,
     crs: CRS | None,
     transform: Affine | None,
+    band_names: Sequence[str],
 ) -> bytes:
-    """Class numbers with colour table, or probabilities in float32 with NaN where there is no data."""
+    """Class numbers with colour table, or probabilities and values in float32 with NaN where there is no data."""
     classes = values.dtype == np.uint8
     empty = nodata if classes else np.nan
     profile: dict[str, Any] = {
@@ -192,6 +251,8 @@ def _tif(
     with MemoryFile() as memory:
         with memory.open(**profile) as dataset:
             dataset.write(np.where(valid, values, np.asarray(empty, values.dtype)))
+            if band_names:
+                dataset.descriptions = tuple(band_names)
             if classes and isinstance(colormap, Mapping):
                 dataset.write_colormap(1, dict(colormap))
         return bytes(memory.read())

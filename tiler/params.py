@@ -13,7 +13,8 @@ from titiler.core.dependencies import DefaultDependency, StatisticsParams
 from titiler.core.resources.enums import ImageType
 
 from tiler.errors import RequestError
-from tiler.paint import Color, check_format
+from tiler.paint import check_format, is_picture
+from tiler.ramps import Color
 from tiler.routes import NO_STORE, inline
 from tiler.values import Output
 
@@ -35,6 +36,18 @@ class RenderParams(DefaultDependency):
     add_mask: Annotated[
         bool | None, Query(alias="return_mask", description="Make pixels without a class transparent. Default: true.")
     ] = None
+    rescale: Annotated[
+        list[str] | None,
+        Query(
+            description="Values shown in the first and the last colour, `min,max`, once or per band. "
+            "Default: the model's own range. Not for classes."
+        ),
+    ] = None
+
+    def as_dict(self, exclude_none: bool = True) -> dict[str, Any]:
+        """Keyword arguments of `tiles.render`."""
+        given = {} if self.rescale is None else {"rescale": tuple(_ends(text) for text in self.rescale)}
+        return given if self.add_mask is None and exclude_none else {"add_mask": self.add_mask, **given}
 
 
 @dataclass
@@ -67,7 +80,14 @@ def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., An
     class StyleParams(DefaultDependency):
         """What is wanted of the model."""
 
-        output: Annotated[Output, Query(description="Class numbers, probabilities per class, or confidence")] = "class"
+        request: Request = None  # type: ignore[assignment]  # TiTiler's WMTS calls with queries alone
+        output: Annotated[
+            Output | None,
+            Query(
+                description="Of classes: their numbers (default), probabilities, or confidence. Of a regression: its "
+                "value. Of an embedding: rgb (default of pictures) or value (default of numbers)"
+            ),
+        ] = None
         class_names: Annotated[
             str | None,
             Query(alias="class", description="Classes to show (names or numbers, comma-separated); default all"),
@@ -87,6 +107,7 @@ def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., An
         def as_dict(self, exclude_none: bool = True) -> dict[str, Any]:
             """Keyword arguments of the predicting reader."""
             given = {name: value for name, value in vars(self).items() if value is not None or not exclude_none}
+            given["numbers"] = wants_numbers(given.pop("request", None))
             given |= {"model": self.model, "reader_options": self.reader_options.as_dict()}
             if self.nodata is not None:
                 given["nodata"] = numpy.nan if self.nodata == "nan" else float(self.nodata)
@@ -101,6 +122,17 @@ def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., An
         return params
 
     return params_of_model
+
+
+def wants_numbers(request: Request | None) -> bool:
+    """Whether a request's answer holds numbers: of a point, of statistics, described by info, or as tif or npy."""
+    if request is None:
+        return False
+    path = request.url.path
+    if "/point/" in path or path.endswith(("/statistics", "/info", "/info.geojson")):
+        return True
+    wanted = request.path_params.get("format") or request.query_params.get("format") or "png"
+    return not is_picture(str(getattr(wanted, "value", wanted)))
 
 
 def checked_colormap(dependency: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,6 +161,21 @@ def checked_colormap(dependency: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return parse
+
+
+def _ends(text: str) -> tuple[float, float]:
+    """The two numbers of a rescale.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not (numpy.isfinite([low, high]).all() and low != high):
+        raise RequestError(f"rescale={text[:40]!r} is not a range", "Write two numbers, e.g. rescale=0,40")
+    return low, high
 
 
 def _color(parts: Sequence[Any]) -> Color:

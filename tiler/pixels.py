@@ -84,28 +84,33 @@ def read_window(source: Source, window: Rect) -> tuple[NDArray[Any], Mask]:
 
 
 def sample_windows(source: Source, shape: tuple[int, int], count: int = 4) -> list[NDArray[Any]]:
-    """Windows [bands, height, width] from different parts of a scene, those with most data.
+    """Windows [bands, height, width] from different parts of a scene, as `samples` chooses them."""
+    return [pixels for pixels, _ in samples(source, shape, count)]
+
+
+def samples(source: Source, shape: tuple[int, int], count: int = 4) -> list[tuple[NDArray[Any], Mask]]:
+    """Windows from different parts of a scene, those with most data: pixels [bands, height, width] and mask.
 
     Args:
         source: what to read.
         shape: (height, width) of each window.
         count: how many at most; windows without any data are left out.
     """
-    return [pixels for _, pixels in busiest(source, shape, count)]
+    return [(pixels, valid) for _, pixels, valid in busiest(source, shape, count)]
 
 
-def busiest(source: Source, shape: tuple[int, int], count: int) -> list[tuple[Rect, NDArray[Any]]]:
-    """`sample_windows` with the places where they lie, in grid pixels; some may hang over the grid's edge."""
+def busiest(source: Source, shape: tuple[int, int], count: int) -> list[tuple[Rect, NDArray[Any], Mask]]:
+    """`samples` with the places where they lie, in grid pixels; some may hang over the grid's edge."""
     grid, (height, width) = source.grid, shape
-    found: list[tuple[float, int, Rect, NDArray[Any]]] = []
+    found: list[tuple[float, int, Rect, NDArray[Any], Mask]] = []
     for down in (0.5, 0.25, 0.75):
         for across in (0.5, 0.25, 0.75):
             row, col = round(grid.height * down) - height // 2, round(grid.width * across) - width // 2
             place = Rect(row, col, height, width)
             pixels, valid = read_window(source, place)
-            found.append((float(valid.mean()), len(found), place, pixels))
+            found.append((float(valid.mean()), len(found), place, pixels, valid))
     best = sorted((item for item in found if item[0] > 0), key=lambda item: (-item[0], item[1]))
-    return [(place, pixels) for _, _, place, pixels in best[:count]]
+    return [(place, pixels, valid) for _, _, place, pixels, valid in best[:count]]
 
 
 def reflect(start: int, count: int, size: int) -> NDArray[np.int64]:

@@ -17,6 +17,9 @@ from tiler.layer import Layer
 from tiler.values import Cell, Scores, Style, View
 from tiler.waiting import Origin
 
+# A request for all channels of an embedding may have this many per pixel of its limit; with more, fewer pixels.
+FEW_CHANNELS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -63,7 +66,20 @@ def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int)
             f"the request covers {pixels / 1e6:.1f} Mpx of {grid.gsd:g} m, the limit is {max_pixels / 1e6:.1f} Mpx",
             "Ask for a smaller area, or export the whole scene",
         )
+    _check_channels(layer, style, pixels, max_pixels)
     return Plan(layer, view, style, where, cells)
+
+
+def _check_channels(layer: Layer, style: Style, pixels: int, max_pixels: int) -> None:
+    """Refuse more numbers of an embedding than memory should hold: it may have hundreds per pixel."""
+    values = layer.model.values
+    if values is None or style.output != "value" or pixels * values.channels <= FEW_CHANNELS * max_pixels:
+        return
+    raise TooLargeError(
+        f"the request covers {pixels / 1e6:.2g} Mpx with {values.channels} channels each, the limit is "
+        f"{FEW_CHANNELS * max_pixels / values.channels / 1e6:.2g} Mpx",
+        "Ask for a smaller area, or for output=rgb",
+    )
 
 
 def too_long(view: View, max_side: int) -> TooLargeError:
@@ -137,13 +153,11 @@ class PointAnswer:
 
     Attributes:
         valid: False where the scene has no data, or the style masks it.
-        value: class value.
-        values: what the style shows, one number per band: the class value, or probabilities in 0..1.
+        values: what the style shows, one number per band: the class value, probabilities (0..1) or values.
         band_names: one per value.
     """
 
     valid: bool
-    value: int
     values: tuple[float, ...]
     band_names: tuple[str, ...]
 
@@ -161,7 +175,6 @@ def predict_point(layer: Layer, x: float, y: float, crs: CRS, style: Style, engi
     shown = assemble(layer, pixel, footprint(pixel, grid), scores, replace(style, resampling="nearest"))
     return PointAnswer(
         valid=bool(shown.valid[0, 0]),
-        value=int(scores[cell].classes[row, col]),
         values=tuple(float(value) for value in shown.values[:, 0, 0]),
         band_names=shown.band_names,
     )

@@ -24,14 +24,17 @@ from rio_tiler.types import BBox
 from rio_tiler.utils import CRS_to_uri
 
 from tiler import zoom
-from tiler.assemble import Picture
+from tiler.assemble import Picture, band_names
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import OutsideError, RequestError, SceneError
 from tiler.grid import NO_PLACE
 from tiler.layer import Layer
+from tiler.legend import answer_of, kind_of
+from tiler.outputs import style_of
 from tiler.paint import default_palette
 from tiler.predict import Limits, predict_point, predict_view
+from tiler.ramps import rescale_of
 from tiler.scene import Scene, SceneRef, display_name, gdal_env, open_scene
 from tiler.values import Output, Resampling, Style, View
 
@@ -59,7 +62,7 @@ class PredictingReader(BaseReader):
         input: what the host's path dependency returned: a path, a URL, or a SceneRef.
         tms: tile matrix set of the request.
         model: name of a model in the catalog, or name@revision; then `pinned` is True.
-        output, class_names, threshold: see `values.Style`; `class_names` is comma-separated.
+        output, class_names, threshold, numbers: see `outputs.style_of`.
         indexes: bands of the scene in the model's order.
         nodata: overrides the scene's nodata.
         reader_options: keyword arguments of the host's own reader.
@@ -70,11 +73,12 @@ class PredictingReader(BaseReader):
     input: Any = attr.ib()
     tms: TileMatrixSet = attr.ib(default=WEB_MERCATOR_TMS)
     model: str = attr.ib(default="")
-    output: Output = attr.ib(default="class")
+    output: Output | None = attr.ib(default=None)
     class_names: str | None = attr.ib(default=None)
     threshold: float | None = attr.ib(default=None)
     indexes: Sequence[int] | None = attr.ib(default=None)
     nodata: float | None = attr.ib(default=None)
+    numbers: bool = attr.ib(default=False)
     reader_options: dict[str, Any] = attr.ib(factory=dict)
     layer: Layer = attr.ib(init=False)
     style: Style = attr.ib(init=False)
@@ -94,9 +98,7 @@ class PredictingReader(BaseReader):
         name, _, revision = self.model.partition("@")
         self.layer = service.catalog.layer(key, name, lambda: self._open(env), indexes=self.indexes, revision=revision)
         self.pinned = bool(revision)
-        self.style = Style(
-            output=self.output, classes=self.layer.class_values(self.class_names), threshold=self.threshold
-        )
+        self.style = style_of(self.layer, self.output, self.class_names, self.threshold, self.numbers)
         self.colormap = default_palette(self.layer, self.style)
         grid = self.layer.grid
         self.bounds, self.crs, self.transform = grid.bounds, grid.crs, grid.transform
@@ -116,26 +118,30 @@ class PredictingReader(BaseReader):
         """Describe the prediction, not the imagery."""
         layer, model = self.layer, self.layer.model
         is_class = self.style.output == "class"
+        names = band_names(layer, self.style)
+        ends = rescale_of(model, self.style)
         return Info.model_validate(
             {
                 "bounds": self.bounds,
                 "crs": CRS_to_uri(self.crs) or self.crs.to_wkt(),
-                "band_metadata": [("b1", {})],
-                "band_descriptions": [("b1", self.style.output)],
+                "band_metadata": [(f"b{number}", {}) for number in range(1, len(names) + 1)],
+                "band_descriptions": [(f"b{number}", name) for number, name in enumerate(names, 1)],
                 "dtype": "uint8" if is_class else "float32",
                 "nodata_type": "Nodata" if is_class else "Mask",
-                "colorinterp": ["palette" if is_class else "gray"],
+                "colorinterp": ["palette" if is_class else "gray"] * len(names),
                 "colormap": self.colormap if is_class else None,
                 "driver": "inference",
-                "count": 1,
+                "count": len(names),
                 "width": self.width,
                 "height": self.height,
                 "overviews": [],
                 "nodata_value": layer.nodata if is_class else None,
-                "minmax": None if is_class else [(0.0, 1.0)],
+                "minmax": None if is_class else list(ends if len(ends) == len(names) else ends * len(names)),
                 "model": model.name,
                 "revision": layer.revision,
                 "classes": [{"value": item.value, "name": item.name} for item in model.classes],
+                **kind_of(model),
+                **answer_of(model),
                 "gsd": layer.grid.gsd,
                 "halo": layer.grid.halo,
                 "exactness": model.exactness,
@@ -321,7 +327,12 @@ def image_of(layer: Layer, picture: Picture) -> ImageData:
         crs=picture.view.crs,
         band_descriptions=list(picture.band_names),
         nodata=layer.nodata if picture.style.output == "class" else None,
-        metadata={"model": layer.model.name, "revision": layer.revision},
+        metadata={
+            "model": layer.model.name,
+            "revision": layer.revision,
+            "output": picture.style.output,
+            "rescale": rescale_of(layer.model, picture.style),
+        },
     )
 
 

@@ -21,9 +21,10 @@ TIMEOUT = 0.05
 PAUSE = 1.0
 DAY = 24 * 3600
 
-# Format version, rows, columns, classes with probabilities (0: none).
-HEADER = struct.Struct("<BHHH")
-VERSION = 1
+# Format version, rows, columns, whether there are class numbers; planes of probabilities, values, components (0: none).
+HEADER = struct.Struct("<BHHBHHH")
+VERSION = 2
+PLANES = ("<f2", "<f4", "<f2")
 
 
 class SharedCache:
@@ -95,13 +96,15 @@ class SharedCache:
 
 
 def encode(scores: Scores) -> bytes:
-    """A cell as bytes: header, class numbers, mask bits, probabilities in float16; deflated."""
+    """A cell as bytes: header, class numbers, mask bits, planes of each kind; deflated."""
     rows, cols = scores.valid.shape
-    count = 0 if scores.probabilities is None else len(scores.probabilities)
-    body = scores.classes.tobytes() + np.packbits(scores.valid).tobytes()
-    if scores.probabilities is not None:
-        body += scores.probabilities.astype("<f2").tobytes()
-    return HEADER.pack(VERSION, rows, cols, count) + zlib.compress(body, 1)
+    kinds = (scores.probabilities, scores.values, scores.components)
+    counts = [0 if planes is None else len(planes) for planes in kinds]
+    body = b"" if scores.classes is None else scores.classes.tobytes()
+    body += np.packbits(scores.valid).tobytes()
+    for planes, dtype in zip(kinds, PLANES, strict=True):
+        body += b"" if planes is None else planes.astype(dtype).tobytes()
+    return HEADER.pack(VERSION, rows, cols, scores.classes is not None, *counts) + zlib.compress(body, 1)
 
 
 def decode(data: bytes) -> Scores:
@@ -112,23 +115,25 @@ def decode(data: bytes) -> Scores:
     """
     if len(data) < HEADER.size:
         raise ValueError("too short to be a cell")
-    version, rows, cols, count = HEADER.unpack_from(data)
+    version, rows, cols, classes, *counts = HEADER.unpack_from(data)
     if version != VERSION:
         raise ValueError(f"a cell of format {version}, not {VERSION}")
     pixels, bits = rows * cols, -(-rows * cols // 8)
-    size = pixels + bits + 2 * count * pixels
+    sizes = [count * pixels * np.dtype(dtype).itemsize for count, dtype in zip(counts, PLANES, strict=True)]
+    size = pixels * bool(classes) + bits + sum(sizes)
     unpacker = zlib.decompressobj()
     body = unpacker.decompress(data[HEADER.size :], size + 1)
     if len(body) != size or not unpacker.eof:
         raise ValueError(f"not a whole cell of {rows} x {cols}")
-    planes = None
-    if count:
-        planes = np.frombuffer(body, "<f2", count * pixels, pixels + bits).reshape(count, rows, cols)
-    return Scores(
-        classes=np.frombuffer(body, np.uint8, pixels).reshape(rows, cols),
-        valid=np.unpackbits(np.frombuffer(body, np.uint8, bits, pixels), count=pixels).astype(bool).reshape(rows, cols),
-        probabilities=planes,
-    )
+    at = pixels * bool(classes)
+    valid = np.unpackbits(np.frombuffer(body, np.uint8, bits, at), count=pixels).astype(bool).reshape(rows, cols)
+    at += bits
+    planes: list[Any] = []
+    for count, dtype, length in zip(counts, PLANES, sizes, strict=True):
+        found = np.frombuffer(body, dtype, count * pixels, at).reshape(count, rows, cols) if count else None
+        planes.append(found)
+        at += length
+    return Scores(np.frombuffer(body, np.uint8, pixels).reshape(rows, cols) if classes else None, valid, *planes)
 
 
 def _name(key: Key) -> str:

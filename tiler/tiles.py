@@ -17,11 +17,12 @@ from titiler.core.telemetry import operation_tracer
 from tiler.assemble import band_names
 from tiler.cache import Encoded
 from tiler.layer import Layer
-from tiler.paint import CLEAR, Color, ColorMap, check_format, encode
+from tiler.paint import CLEAR, ColorMap, check_colors, check_format, encode
 from tiler.predict import TileAnswer, predict_tile
+from tiler.ramps import Color, Rescale, rescale_of
 from tiler.reader import PredictingReader, Service, image_of
 from tiler.routes import IMMUTABLE, SHORT
-from tiler.values import Style
+from tiler.values import Output, Style
 from tiler.waiting import Origin
 
 
@@ -67,7 +68,9 @@ async def answer_tile(
     headers = {"ETag": etag, "Cache-Control": IMMUTABLE if reader.pinned else SHORT, **layer_headers(layer)}
     if client_has(request, etag):
         return Response(status_code=304, headers=headers)
-    check_format(wanted.format.value, len(band_names(layer, style)))
+    bands = len(band_names(layer, style))
+    check_format(wanted.format.value, bands, style.output)
+    check_colors(style.output, bands, wanted.colormap, wanted.render.get("rescale"))
     engine = service.engine
     if (kept := engine.pictures.get(etag)) is not None:
         headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
@@ -134,7 +137,7 @@ def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted:
     """A strong ETag: the revision and everything of the request that decides a byte."""
     colors = sorted(colormap.items()) if isinstance(colormap, Mapping) else list(colormap)
     tile = (wanted.z, wanted.x, wanted.y, wanted.tilesize, wanted.scale, wanted.format.value, dict(wanted.render))
-    decides = repr((layer.revision, tms_id, style, colors, tile))
+    decides = repr((layer.revision, tms_id, style, colors, rescale_of(layer.model, style), tile))
     return f'"{layer.revision}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"'
 
 
@@ -154,10 +157,14 @@ def render(
     colormap: ColorMap | None = None,
     output_format: ImageType | None = None,
     add_mask: bool = True,
+    rescale: Rescale | None = None,
     **_: Any,
 ) -> tuple[bytes, str]:
     """TiTiler's `render_func` for predictions: PNG unless told otherwise, indexed, masked pixels transparent."""
     palette: ColorMap = colormap if colormap is not None else dict[int, Color]()
+    told = image.metadata or {}
+    output: Output = told.get("output", "class")
+    check_colors(output, image.count, palette, rescale)
     return encode(
         image.array.data,
         # Not image.mask: that of floats has finite numbers other than 0 for what is masked.
@@ -168,4 +175,7 @@ def render(
         crs=image.crs,
         transform=image.transform,
         add_mask=add_mask,
+        output=output,
+        rescale=rescale or told.get("rescale", ((0.0, 1.0),)),
+        band_names=image.band_descriptions,
     )

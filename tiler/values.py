@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-Output = Literal["class", "probability", "confidence"]
+# Of classes: their numbers, probabilities, the winner's probability. Else: values, an embedding's components in colour.
+Output = Literal["class", "probability", "confidence", "value", "rgb"]
+NUMBERS = ("value", "rgb")
 Resampling = Literal["nearest", "bilinear"]
 
 Classes = NDArray[np.uint8]
@@ -88,20 +90,32 @@ class Scores:
     """What the model said of one cell.
 
     Attributes:
-        classes: uint8 [rows, cols], class values; meaningless where `valid` is False.
+        classes: uint8 [rows, cols], class values; meaningless where `valid` is False. None for a model without classes.
         valid: bool [rows, cols], False where the scene has no data.
         probabilities: float16 [classes, rows, cols] in the order of the model's classes, or None when nobody asked.
+        values: float32 [channels, rows, cols] of a regression, or of an embedding when somebody asked.
+        components: float16 [3, rows, cols] of an embedding.
     """
 
-    classes: Classes
+    classes: Classes | None
     valid: Mask
     probabilities: Halves | None = None
+    values: Floats | None = None
+    components: Halves | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes held, for caches that count them."""
-        more = 0 if self.probabilities is None else self.probabilities.nbytes
-        return self.classes.nbytes + self.valid.nbytes + more
+        planes = (self.classes, self.probabilities, self.values, self.components)
+        return self.valid.nbytes + sum(plane.nbytes for plane in planes if plane is not None)
+
+    def cut(self, rows: slice, cols: slice) -> Scores:
+        """The part of some rows and columns; arrays are copies."""
+
+        def part(plane: NDArray[Any] | None) -> Any:
+            return None if plane is None else plane[..., rows, cols].copy()
+
+        return Scores(*(part(getattr(self, name)) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +123,12 @@ class Style:
     """What of the prediction is wanted, and how it is warped. Colours and image formats are not part of it.
 
     Attributes:
-        output: class numbers, one probability per class, or the probability of the winning class.
+        output: class numbers, one probability per class, or the probability of the winning class; values, or an
+            embedding's three components.
         classes: class values to keep (class), or whose probability is wanted (probability); empty means all.
-        threshold: pixels whose winning probability (or, for probability, the only wanted one) is lower are masked.
-        resampling: `bilinear` warps probabilities and takes the best class after.
+        threshold: pixels whose winning probability (or, for probability, the only wanted one) is lower are masked. Of a
+            model that answers a mask (`LoadedModel.binary`) it is the probability from which on the mask is set.
+        resampling: `bilinear` warps probabilities and takes the best class after; values are warped as they are.
     """
 
     output: Output = "class"
@@ -122,5 +138,7 @@ class Style:
 
     @property
     def needs_probabilities(self) -> bool:
-        """True when class numbers alone cannot answer."""
+        """True when class numbers, or an embedding's components, cannot answer alone: all that the network says."""
+        if self.output in NUMBERS:
+            return self.output == "value"
         return self.output != "class" or self.threshold is not None or self.resampling != "nearest"

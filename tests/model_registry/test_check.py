@@ -10,7 +10,7 @@ import onnx
 import pytest
 import yaml
 
-from model_registry import candidates, check, child, live, testing
+from model_registry import aside, candidates, check, child, live, testing
 from model_registry import probe as probing
 from model_registry.candidates import installed
 from model_registry.errors import ArtifactError, ManifestError, ModelError
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(tmp_path: Path, monkeypa
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(check.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(aside.tempfile, "mkstemp", refuse)
     assert check.write(folder, {}) is None
     assert check.read(folder, "d") is None
 

@@ -140,7 +140,7 @@ def told(done: Result, word: str, folder: Path) -> None:
 
 
 def test_what_cannot_be_loaded_exits_with_two(tmp_path: Path, model: Path) -> None:
-    told(check(tmp_path / "nothing"), "there is no 'nothing'", tmp_path)
+    told(check(tmp_path / "nothing"), "nothing", tmp_path)
     (tmp_path / "empty").mkdir()
     told(check(tmp_path / "empty"), "model.yaml", tmp_path)
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x07garbage" * 20)

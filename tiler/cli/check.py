@@ -17,7 +17,10 @@ _COLORS = {"exact": "green", "bounded": "yellow", "unsafe": "red"}
 
 
 def check(
-    model: Annotated[str, typer.Argument(help="Folder with model.yaml, or an ONNX file with metadata")],
+    model: Annotated[
+        str, typer.Argument(help="name, name@alias or name:3 of the registry; a folder with model.yaml; an ONNX file")
+    ],
+    registry: Annotated[Path, typer.Option(envvar="TILER_REGISTRY", help="Folder of the registry")] = Path("models"),
     scene: Annotated[str | None, typer.Option(help="Raster to try it on as well: a path or URL")] = None,
     bidx: Annotated[str | None, typer.Option(help="Bands of the scene in the model's order, e.g. 3,2,1")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of tables")] = False,
@@ -31,12 +34,10 @@ def check(
     loaded.
     """
     with told():
-        from model_registry import ManifestError, child
+        from model_registry import child
         from model_registry.check import report_path, write
 
-        path = Path(model)
-        if not path.exists():
-            raise ManifestError(f"there is no {path.name!r}", "Give a folder with a model.yaml, or an .onnx file")
+        path = _located(model, registry)
         arguments: dict[str, Any] = {"path": str(path.absolute()), "device": device}
         function = "model_registry.check:check"
         picture = None
@@ -55,6 +56,20 @@ def check(
                 console.print(f"Picture: {picture}", **_PLAIN)
         if any(finding["level"] == "error" for finding in found["findings"]):
             raise typer.Exit(1)
+
+
+def _located(model: str, registry: Path) -> Path:
+    """The folder or file that is meant: a path that exists, else a reference into the registry."""
+    from model_registry import ManifestError
+    from model_registry.refs import parse_ref
+    from model_registry.store import Store
+
+    path = Path(model)
+    if path.exists():
+        return path
+    if path.suffix.lower() == ".onnx" or len(path.parts) > 1:
+        raise ManifestError(f"there is no {path.name!r}", "Give a folder with a model.yaml, or an .onnx file")
+    return Store(registry).resolve(parse_ref(model)).folder
 
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}

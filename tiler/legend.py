@@ -1,0 +1,79 @@
+"""Legends: classes with their colours, or a ramp with its values and unit, or what the three colours stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from model_registry import LoadedModel, Model
+from tiler.outputs import offered
+from tiler.ramps import Color, ramp
+
+STOPS = 11  # colours of a ramp that a legend names, its ends among them
+
+
+def classes_of(loaded: LoadedModel) -> list[dict[str, Any]]:
+    """Legend entries: value, name, colour as #rrggbb and description; none for a model without classes."""
+    return [
+        {
+            "value": item.value,
+            "name": item.name,
+            "color": _hex(item.color),
+            "description": item.description,
+        }
+        for item in loaded.model.classes
+    ]
+
+
+def legend_of(loaded: LoadedModel) -> list[dict[str, Any]] | dict[str, Any]:
+    """A list of classes, or an object that says what the colours of values stand for."""
+    model = loaded.model
+    return classes_of(loaded) if model.values is None else {"kind": model.kind, **answer_of(model)}
+
+
+def answer_of(model: Model) -> dict[str, Any]:
+    """What TileJSON says of an answer without classes: `value` with ramp, or `components`; nothing for classes.
+
+    Raises:
+        MisfitError: the model names a ramp that there is not.
+    """
+    values = model.values
+    if values is None:
+        return {}
+    told: dict[str, Any] = {"name": values.name, "unit": values.unit}
+    if model.kind == "regression":
+        low, high = values.range
+        colors = ramp(values.ramp)
+        stops = [
+            {"value": float(f"{low + share * (high - low):.6g}"), "color": _hex(colors[round(share * 254)])}
+            for share in np.linspace(0, 1, STOPS).tolist()
+        ]
+        return {"value": {**told, "range": [low, high], "stops": stops}}
+    shown = values.components
+    colors_of: list[dict[str, Any]]
+    bands = zip(("red", "green", "blue"), range(3), strict=True)
+    if shown is None:
+        source = "its first three channels: no components were fitted"
+        colors_of = [{"color": color, "name": f"channel {i + 1}", "range": list(values.range)} for color, i in bands]
+    else:
+        source = "three fixed components of its channels"
+        colors_of = [
+            {
+                "color": color,
+                "name": f"component {i + 1}",
+                "range": [shown.low[i], shown.high[i]],
+                "explained": shown.explained[i],
+            }
+            for color, i in bands
+        ]
+    return {"embedding": {**told, "channels": values.channels, "shown": source, "components": colors_of}}
+
+
+def kind_of(model: Model) -> dict[str, Any]:
+    """Kind and outputs, for every document that describes a model."""
+    return {"kind": model.kind, "outputs": list(offered(model))}
+
+
+def _hex(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color[:3])
