@@ -158,8 +158,8 @@ def _legend(layer: Layer, style: Style, ends: Rescale, shares: dict[str, float])
     if style.output == "class":
         return [(f"{item.name} ({100 * shares[item.name]:.1f} %)", item.color) for item in model.classes]
     if style.output == "rgb":
-        colors: tuple[Color, ...] = ((255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255))
-        return [(f"component {n + 1}", color) for n, color in enumerate(colors)]
+        pure: tuple[Color, ...] = ((255, 0, 0, 255), (0, 255, 0, 255), (0, 0, 255, 255))
+        return [(f"component {n + 1}", color) for n, color in enumerate(pure)]
     (low, high), unit = ends[0], f" {model.values.unit}" if model.values and model.values.unit else ""
     colors = default_palette(layer, style)
     return [(f"{low + part * (high - low):.4g}{unit}", colors[round(254 * part)]) for part in (0, 0.25, 0.5, 0.75, 1)]

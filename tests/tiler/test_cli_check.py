@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model_registry.testing import value_classes, with_metadata, write_model
+from model_registry.store import Store
+from model_registry.testing import global_mean, strided_unet, value_classes, with_metadata, write_model
 from tests.model_registry.networks import CLASSES, NETWORKS
 from tests.tiler.helpers import RES, landscape, write_scene
 from tiler.cli import GDAL_DEFAULTS, app
@@ -130,6 +131,47 @@ def test_a_bare_onnx_file_keeps_its_report_beside_it(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(network.SerializeToString())
     assert check(tmp_path / "net.onnx").exit_code == 0
     assert json.loads((tmp_path / "net.probe.json").read_text())["halo"] == 5
+
+
+@pytest.mark.parametrize("kind", ["regression", "embedding"])
+def test_values_and_vectors_are_measured_and_drawn(tmp_path: Path, scene: Path, kind: str) -> None:
+    if kind == "regression":
+        value = {"name": "canopy height", "unit": "m", "range": [-2, 2]}
+        net, options = strided_unet(depth=2, classes=1), {"tasks": [kind], "output": {"value": value}}
+    else:
+        net, options = global_mean(classes=8), {"tasks": [kind], "channels": 8}
+    folder = write_model(tmp_path / kind, net, gsd=round(RES, 4), **options)
+    done = check(folder, "--scene", scene, "--json")
+    assert done.exit_code == 0, done.output
+    found = last_line(done)
+    assert (found["exactness"] == "exact") == (kind == "regression")
+    assert found["contract"]["kind"] == kind and found["contract"]["seen"] == {} == found["scene"]["shares"]
+    seams = found["scene"]["seams"]
+    assert seams[0]["halo"] == 0 and seams[0]["moved"] > seams[-1]["moved"]
+    assert seams[-1]["moved"] == 0 if kind == "regression" else seams[-1]["dprob"] > 0
+    picture = np.asarray(Image.open(folder / "check.png").convert("RGB"))
+    top, left = panel(picture)
+    answer = picture[top : top + 300, left + 412 : left + 812]
+    assert len(np.unique(answer.reshape(-1, 3), axis=0)) > 50
+    assert check(folder).exit_code == 0
+
+
+def test_models_of_a_registry_by_reference(tmp_path: Path, scene: Path) -> None:
+    store = Store(tmp_path / "models")
+    with store.publish("cover") as draft:
+        write_model(draft.folder, NETWORKS["plain"].make(), classes=CLASSES, gsd=round(RES, 4))
+    assert store.resolve("cover").state.name == "verified"
+    done = check("cover:1", "--registry", tmp_path / "models", "--json", "--scene", scene)
+    assert done.exit_code == 0, done.output
+    assert last_line(done)["model"] == "cover:1"
+    # Measured, and still the version that was verified: nothing in the folder but report and picture is new.
+    assert store.resolve("cover").state.name == "probed"
+    folder = tmp_path / "models" / "cover" / "1"
+    assert sorted(path.name for path in folder.iterdir()) == ["check.png", "model.onnx", "model.yaml", "probe.json"]
+    (folder / "probe.json").unlink()
+    assert store.resolve("cover").state.name == "verified"
+    told(check("cover@canary", "--registry", tmp_path / "models"), "canary", tmp_path)
+    told(check("clover", "--registry", tmp_path / "models"), "cover", tmp_path)
 
 
 def told(done: Result, word: str, folder: Path) -> None:
