@@ -82,3 +82,8 @@ def test_networks_that_are_not_exact_say_so(served: Host, scene: Path, name: str
     model = served.extension.catalog.model(name).model
     assert model.exactness in ("bounded", "unsafe") and model.window.halo == 128
     assert answer.headers["X-Exactness"] == model.exactness
+    # What is said of it wherever models are listed.
+    told = {item["id"]: item for item in served.client.get(served.prefix).json()}
+    slug = model.name
+    assert told[slug]["exactness"] == model.exactness and 0 < told[slug]["seam_error"] < 0.1
+    assert told["plain"]["exactness"] == "exact" and told["plain"]["seam_error"] == 0
