@@ -203,3 +203,33 @@ def test_a_folder_that_cannot_be_written_to(model: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(room, "write", lambda *_: None)
     done = check(model)
     assert done.exit_code == 0 and "Not kept" in done.stdout
+
+
+# The page about it
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_work(tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene.rename(tmp_path / "scene.tif")
+    with Store("models").publish("landcover") as draft:
+        write_model(draft.folder, NETWORKS["plain"].make(), classes=CLASSES, gsd=round(RES, 4))
+    Store("models").alias("landcover", "default", 1)
+    write_model(tmp_path / "models" / "landcover", NETWORKS["plain"].make(), classes=CLASSES, gsd=round(RES, 4))
+    section = PAGE[PAGE.index("## Checking a model") :]
+    commands = [
+        line.partition("#")[0].split() for line in re.findall(r"```sh\n(.*?)```", section, re.S)[0].splitlines()
+    ]
+    assert len(commands) == 4 and all(command[:3] == ["tiler", "models", "check"] for command in commands)
+    for command in commands:
+        assert check(*command[3:]).exit_code == 0, command
+
+
+def test_the_page_names_every_key_of_the_report(model: Path, scene: Path) -> None:
+    found = last_line(check(model, "--scene", scene, "--json"))
+    table = PAGE[PAGE.index("### The report") :]
+    named = {key for row in re.findall(r"^\| (`.*?) \|", table, re.M) for key in re.findall(r"`(\w+)`", row)}
+    assert named - set(found) == set()
+    assert set(found) - named == {"version", "model", "title", "seconds", "cpu_seconds"}
