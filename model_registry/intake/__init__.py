@@ -87,6 +87,8 @@ def convert(
 ) -> None:
     """Write the weights of a checkpoint to `target`, a new .safetensors file; errors as in `prepare`."""
     path = _existing(source)
+    if not os.access(target.parent, os.W_OK):
+        raise ManifestError(f"{target.name!r} cannot be written there", "Name a folder that is yours with --output")
     descriptor, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(descriptor)
     arguments = {
@@ -122,7 +124,7 @@ def name_of(source: str | Path) -> str:
 
 def _local(source: str | Path, fetched: Path) -> tuple[Path, str]:
     """Return (path, what to call it): the source itself, or what was fetched of it."""
-    named = None if Path(source).exists() else huggingface.parse(str(source))
+    named = None if os.path.exists(source) else huggingface.parse(str(source))
     if named is None:
         path = _existing(source)
         return path, path.name
@@ -132,7 +134,7 @@ def _local(source: str | Path, fetched: Path) -> tuple[Path, str]:
 
 def _existing(source: str | Path) -> Path:
     path = Path(source).absolute()
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for a name that is too long
         raise ArtifactError(f"there is no {path.name!r}", "Check the path; a model of the hub is org/name@commit")
     return path
 

@@ -206,4 +206,6 @@ def build_network(model: Model, data: bytes, device: str = "cpu") -> tuple[torch
         from model_registry.runtimes import weights
 
         network = weights.network(model, data)
-    return cast("torch.nn.Module", network.requires_grad_(False)), demands
+    for parameter in network.parameters():  # a script has no requires_grad_ of its own
+        parameter.requires_grad_(False)
+    return cast("torch.nn.Module", network), demands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -138,7 +139,7 @@ def trust(
         question = "This file can run any code as you, whenever it is loaded. Trust it?"
         if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
             raise UnsupportedModel("nothing was trusted", "Say yes, or give --yes")
-        entry = trust.trust(digest, source if not Path(source).exists() else path.name)
+        entry = trust.trust(digest, source if not os.path.exists(source) else path.name)
         console.print(f"trusted by {entry.who} at {entry.when}", **plain)
 
 
@@ -163,7 +164,7 @@ def _publish(
     from model_registry import intake
     from model_registry.store import Store
 
-    if sys.stdin.isatty() and Path(source).exists():
+    if sys.stdin.isatty() and os.path.exists(source):
         answers = _ask(source, answers)
     store = Store(registry)
     with store.publish(name or intake.name_of(source)) as draft:
