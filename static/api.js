@@ -32,13 +32,22 @@ export function absolute(template) {
   return new URL(template, document.baseURI).href.replaceAll('%7B', '{').replaceAll('%7D', '}');
 }
 
-/** Class at a place: {value, name, color} of the TileJSON, or null where there is no prediction. */
-export async function classAt(tilejson, [lon, lat], signal) {
+/** The answer at a place, {text, color?}, or null where there is no prediction. */
+export async function answerAt(tilejson, [lon, lat], signal) {
   const url = tilejson.point.replace('{lon}', lon.toFixed(7)).replace('{lat}', lat.toFixed(7));
   const response = await fetch(url, {headers: {Accept: 'application/json'}, signal});
   if (response.status === 404) return null; // outside of the scene
   const body = await response.json().catch(() => null);
   if (!response.ok) throw new Error(reason(body) ?? `The server answered ${response.status}`);
-  const value = body.values[0];
-  return value === null ? null : tilejson.classes.find(item => item.value === value) ?? null;
+  const [first] = body.values;
+  if (first === null) return null;
+  if (tilejson.value) return {text: `${tilejson.value.name}: ${withUnit(first, tilejson.value)}`};
+  if (tilejson.embedding) return {text: `${body.values.length} channels: ${body.values.slice(0, 3).map(short).join(', ')} …`};
+  const found = tilejson.classes.find(item => item.value === first);
+  return found ? {text: found.name, color: found.color} : null;
 }
+
+const short = number => String(Number(number.toPrecision(4)));
+
+/** A number in the words of a TileJSON's `value`. */
+export const withUnit = (number, {unit}) => `${short(number)}${unit ? ` ${unit}` : ''}`;

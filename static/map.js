@@ -1,5 +1,5 @@
 // Entry of the simple page: choose a scene and a model, draw the map, wire the panel.
-import {absolute, choosePair, classAt, getJSON} from './api.js';
+import {absolute, answerAt, choosePair, getJSON} from './api.js';
 import {extentOf, imageryLayer, predictionLayer, shownFrom} from './layers.js';
 import * as panel from './panel.js';
 
@@ -18,7 +18,7 @@ async function start() {
 
   panel.showPairs(pairs, pair);
   panel.showPair(pair, tilejson);
-  panel.showLegend(tilejson.classes);
+  panel.showLegend(tilejson);
   panel.offerCopy(absolute(tilejson.tiles[0]));
   drawMap(pair, tilejson);
 }
@@ -71,8 +71,8 @@ function watchClicks(map, tilejson) {
     overlay.setPosition(coordinate);
     panel.showPoint('…', null, place);
     try {
-      const found = await classAt(tilejson, place, signal);
-      if (found) panel.showPoint(found.name, found.color, place);
+      const found = await answerAt(tilejson, place, signal);
+      if (found) panel.showPoint(found.text, found.color, place);
       else panel.showPoint('No prediction here', null, place);
     } catch (error) {
       if (!signal.aborted) panel.showPoint(error.message, null, place);

@@ -1,4 +1,5 @@
 // The panel beside the map. Words of the server are put in as text, never as markup.
+import {withUnit} from './api.js';
 
 const at = id => document.getElementById(id);
 
@@ -54,9 +55,19 @@ export function showPairs(pairs, chosen) {
   });
 }
 
-export function showLegend(classes = []) {
-  at('legend').hidden = classes.length === 0;
-  at('classes').replaceChildren(...classes.map(({name, color}) => make('li', '', swatch(color), make('span', name))));
+/** Classes with their colours, a ramp with its values, or what red, green and blue stand for. */
+export function showLegend({classes = [], value, embedding}) {
+  const rows = embedding ? embedding.components : classes;
+  at('legend').hidden = rows.length === 0 && !value;
+  at('legend-title').textContent = value ? value.name : embedding ? `Colours of ${embedding.channels} channels` : 'Classes';
+  at('classes').replaceChildren(...rows.map(({name, color}) => make('li', '', swatch(color), make('span', name))));
+  at('ramp').hidden = !value;
+  if (value) {
+    at('ramp').firstElementChild.style.backgroundImage = `linear-gradient(to right, ${value.stops.map(stop => stop.color)})`;
+    const [low, high] = value.range;
+    at('ramp').lastElementChild.replaceChildren(
+      ...[low, (low + high) / 2, high].map(number => make('span', withUnit(number, value))));
+  }
   // On a phone the map comes first; the legend is one touch away.
   at('legend').open = window.matchMedia('(min-width: 641px)').matches;
 }

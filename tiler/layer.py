@@ -216,7 +216,9 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
     # And names that tell something else (NIR, SWIR1) forbid to go on by colour or position.
     tells = all(_tells(band.name) for band in scene.data_bands) and all(_tells(name) for name in model.bands)
     for label in ("name",) if tells else ("name", "color"):
-        have = {_plain_name(getattr(band, label)): band.index for band in scene.data_bands}
+        # By name an alpha band counts too: GDAL calls the fourth band of any four so, named NIR or not.
+        there = scene.bands if label == "name" else scene.data_bands
+        have = {_plain_name(getattr(band, label)): band.index for band in there}
         found = [have.get(name) if name not in SAYS_NOTHING else None for name in wanted]
         if any(index is not None for index in found):
             break
@@ -228,9 +230,9 @@ def match_bands(scene: Scene, model: Model) -> tuple[int, ...]:
     contradicted = tells or any(index is not None for index in found)
     if len(scene.data_bands) == len(wanted) and not contradicted:
         return tuple(band.index for band in scene.data_bands)
-    there = ", ".join(f"{band.index}: {band.name or band.color}" for band in scene.bands)
+    known = ", ".join(f"{band.index}: {band.name or band.color}" for band in scene.bands)
     raise MisfitError(
-        f"the model wants {len(wanted)} bands ({', '.join(model.bands)}), the scene has {len(scene.bands)} ({there})",
+        f"the model wants {len(wanted)} bands ({', '.join(model.bands)}), the scene has {len(scene.bands)} ({known})",
         "Say which bands to use, in the model's order (bidx=1&bidx=2..., `bands:` in the settings, or --bidx)",
     )
 
