@@ -29,12 +29,14 @@ class LoadedModel:
 
     `model.digest` stays the one of `open_model`: it names what was given, not what was measured on this machine.
     `channels` is how many the network answers; 0 where nobody looked.
+    `replicas` are the same network on further devices.
     """
 
     model: Model
     runner: Runner
     probe: Probe
     choice: Choice
+    replicas: tuple[Runner, ...] = ()
     channels: int = 0
 
     @property
@@ -42,6 +44,15 @@ class LoadedModel:
         """Whether the classes are a mask: the second of two, where its probability reaches a threshold."""
         one = self.channels == 1 and self.model.emits != "labels"
         return len(self.model.classes) == 2 and (one or self.model.threshold is not None)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where it runs, the runner's first."""
+        return (self.runner.device, *(replica.device for replica in self.replicas))
+
+    def runner_on(self, device: str) -> Runner:
+        """The network on one of `devices`."""
+        return next((replica for replica in self.replicas if replica.device == device), self.runner)
 
     def warm(self, shapes: Iterable[tuple[int, int]], batch: int = 1) -> None:
         """Run a window of noise of each (height, width) in px once; a runtime prepares for a shape when it first comes.
@@ -59,7 +70,8 @@ class LoadedModel:
 
     def close(self) -> None:
         """Free the network."""
-        self.runner.close()
+        for runner in (self.runner, *self.replicas):
+            runner.close()
 
 
 def load(
@@ -80,7 +92,7 @@ def load(
 
     Args:
         path_or_model: what `open_model` takes, or what it returned.
-        device: "cpu", "cuda" or "cuda:<index>".
+        device: "cpu", "cuda" or "cuda:<index>"; several, separated by commas, get a copy each. Measured on the first.
         threads: threads inside the runtime; None takes the cores that this process may use.
         policy: "fp32", "bf16", "fp16" or "auto"; None takes the manifest's, which is fp32 unless it says auto.
         runtime: "auto" or the name of one.
@@ -92,6 +104,7 @@ def load(
         ModelError: any of its subclasses; nothing stays loaded then.
     """
     model = path_or_model if isinstance(path_or_model, Model) else open_model(path_or_model)
+    device, *others = dict.fromkeys(name.strip() for name in device.split(","))
     reference = load_runner(model, device, threads)
     try:
         model = with_demands(model, reference.demands)
@@ -105,13 +118,26 @@ def load(
         if choice.seams:
             model = replace(model, exactness="bounded")
         if choice.candidate == Candidate(reference.runtime, reference.precision):
-            return LoadedModel(model, reference, measured, choice, channels)
+            loaded = LoadedModel(model, reference, measured, choice, channels=channels)
+            return _with_replicas(loaded, others, threads)
         runner = load_runner(model, device, threads, *choice.candidate)
     except BaseException:
         reference.close()
         raise
     reference.close()
-    return LoadedModel(model, runner, measured, choice, channels)
+    return _with_replicas(LoadedModel(model, runner, measured, choice, channels=channels), others, threads)
+
+
+def _with_replicas(loaded: LoadedModel, devices: Sequence[str], threads: int | None) -> LoadedModel:
+    """Load the same network, run the same way, on further devices. When one fails, nothing stays loaded."""
+    for device in devices:
+        try:
+            replica = load_runner(loaded.model, device, threads, *loaded.choice.candidate)
+        except BaseException:
+            loaded.close()
+            raise
+        loaded = replace(loaded, replicas=(*loaded.replicas, replica))
+    return loaded
 
 
 def with_demands(model: Model, demands: Demands) -> Model:

@@ -74,10 +74,10 @@ def value_classes(values: Sequence[float]) -> onnx.ModelProto:
     return g.finish(g.add("Conv", "x", g.weight(2 * v[:, None, None, None]), g.weight(-v * v)), 1, len(v))
 
 
-def passthrough() -> onnx.ModelProto:
-    """One band; the answer is the pixel itself: a network that emits labels (declare emits="labels")."""
+def passthrough(bands: int = 1) -> onnx.ModelProto:
+    """The answer is the pixel itself: of one band a network that emits labels (declare emits="labels"), or a vector."""
     g = _Graph()
-    return g.finish("x", 1, 1)
+    return g.finish("x", bands, bands)
 
 
 def conv_chain(

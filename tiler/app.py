@@ -122,6 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         cache_bytes=settings.cache_bytes,
         picture_bytes=settings.picture_bytes,
         read_ahead=settings.read_ahead,
+        batch=settings.batch,
         read_threads=settings.read_threads,
         finish_threads=settings.finish_threads,
         max_pending_cells=settings.max_pending_cells,

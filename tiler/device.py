@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_registry import ModelError
 from tiler.answers import nothing, scores_of
 from tiler.errors import DeviceError, InferenceError
 from tiler.layer import Layer
-from tiler.values import Cell, Mask, Rect, Scores
+from tiler.ready import Call, Ready, Work
+from tiler.values import Cell, Rect, Scores
 from tiler.windows import Block
 
 logger = logging.getLogger(__name__)
@@ -27,39 +26,13 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = 1.0
 
 
-@dataclass(eq=False)
-class Work:
-    """A window on its way: from a reader to the device, with the moments (seconds, monotonic) it passed.
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What the model said of a block: the scores of its window."""
 
-    Attributes:
-        layer, block, probabilities: what to infer.
-        cells: those of the block that this window answers for; the others are somebody else's, or nobody's.
-        window: the block's pixels with halo, on the layer's grid.
-        pixels, valid: [bands, rows, cols] and [rows, cols] once read.
-        formed, read, started, done: when it was formed, read, put on the device, and answered.
-        over: whether it has been answered, failed or dropped.
-    """
-
-    layer: Layer
     block: Block
-    probabilities: bool
     window: Rect
-    formed: float
-    cells: tuple[Cell, ...] = ()
-    pixels: NDArray[Any] = field(default_factory=lambda: np.empty(0))
-    valid: Mask = field(default_factory=lambda: np.empty(0, bool))
-    read: float = 0.0
-    started: float = 0.0
-    done: float = 0.0
-    over: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """Something else that has to run in the device's thread, such as a warm-up."""
-
-    run: Callable[[], object]
-    done: Future[None]
+    scores: Scores
 
 
 class Device:
@@ -67,7 +40,8 @@ class Device:
 
     Attributes:
         name: `cpu`, `cuda:0`.
-        forwards, pixels: windows and pixels put through models so far.
+        batch: windows of one shape that go through a model together at most.
+        forwards, windows, pixels: forward passes, and windows and pixels put through models so far.
         busy: seconds spent in models so far.
         rate: pixels per second lately; 0 until a window has been answered.
         dead: what killed the device; it takes nothing more then.
@@ -76,32 +50,41 @@ class Device:
     def __init__(
         self,
         name: str,
+        ready: Ready,
         wanted: Callable[[Work], bool],
         settle: Callable[[Work, dict[Cell, Scores]], None],
         fail: Callable[[Work, BaseException], None],
+        died: Callable[[Device], None] = lambda device: None,
+        batch: int = 1,
     ) -> None:
         """Start the thread.
 
         Args:
             name: the device.
+            ready: where it takes windows from.
             wanted: asked before a window is put through a model; False drops it.
             settle: called with a window's cells.
             fail: called with what went wrong with a window.
+            died: called when it takes nothing more.
+            batch: see above.
         """
-        self.name = name
+        self.name, self.batch = name, batch
         self.forwards = 0
+        self.windows = 0
         self.pixels = 0
         self.busy = 0.0
         self.rate = 0.0
         self.dead: BaseException | None = None
-        self._wanted, self._settle, self._fail = wanted, settle, fail
-        self._queue: deque[Work | Call] = deque()
-        self._condition = threading.Condition()
+        self._ready, self._wanted, self._settle, self._fail, self._died = ready, wanted, settle, fail, died
+        # Cutting an answer up and waking those who wait is not the device's work: it goes on meanwhile.
+        self._answers: SimpleQueue[tuple[Work, list[Part]] | None] = SimpleQueue()
         self._closing = False
         self._working = False
         self._began = 0.0
         self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name=f"device-{name}", daemon=True)
+        self._settler = threading.Thread(target=self._settle_loop, name=f"settle-{name}", daemon=True)
+        self._settler.start()
         self._thread.start()
 
     @property
@@ -112,12 +95,7 @@ class Device:
     @property
     def alive(self) -> bool:
         """Whether the device still takes windows."""
-        return self.dead is None and self._thread.is_alive()
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
-        return not self._working and not self._queue
+        return self.dead is None and self._thread.is_alive() and self._settler.is_alive()
 
     @property
     def elapsed(self) -> float:
@@ -125,74 +103,75 @@ class Device:
         return time.monotonic() - self._began if self._working else 0.0
 
     @property
-    def backlog(self) -> int:
-        """Windows that are ready and wait."""
-        return len(self._queue)
+    def stopped(self) -> bool:
+        """Whether it takes nothing more: dead, or closing."""
+        return self.dead is not None or self._closing
 
     def check(self) -> None:
         """Raise a DeviceError when the device is dead or closing."""
-        if self.dead is not None or self._closing:
+        if self.stopped:
             raise DeviceError(f"device {self.name} is not running", "The server has to be restarted") from self.dead
 
-    def put(self, work: Work) -> None:
-        """Queue a window.
-
-        Raises:
-            DeviceError: the device is dead or closing.
-        """
-        self._put(work)
-
     def call(self, run: Callable[[], object]) -> Future[None]:
-        """Queue something else that has to run in this thread; the future has its error, also when it never ran.
+        """Queue something that has to run in this thread; the future has its error, also when it never ran.
 
         Raises:
             DeviceError: the device is dead or closing.
         """
-        call = Call(run, Future())
-        self._put(call)
+        self.check()
+        call = Call(self.name, run, Future())
+        self._ready.put(call)
+        if self.stopped:
+            # It may have stopped just before, and looked for what nobody will do before this was there.
+            self._died(self)
         return call.done
 
-    def _put(self, work: Work | Call) -> None:
-        with self._condition:
-            self.check()
-            self._queue.append(work)
-            self._condition.notify()
-
     def close(self) -> None:
-        """Finish what runs, and stop. Windows still queued fail."""
-        with self._condition:
-            self._closing = True
-            self._condition.notify_all()
+        """Finish what runs, and stop."""
+        self._closing = True
+        self._ready.wake()
         self._thread.join()
+        self._settler.join()
 
     def _loop(self) -> None:
-        work: Work | Call | None = None
+        works: list[Work] = []
         try:
-            while (work := self._next()) is not None:
+            while (taken := self._next()) is not None:
                 self._began, self._working = time.monotonic(), True
-                if isinstance(work, Work):
-                    self._answer(work)
+                if isinstance(taken, Call):
+                    self._run(taken)
                 else:
-                    self._run(work)
+                    works = taken
+                    self._answer(works)
                 self._working = False
         except BaseException as error:  # the thread must not die without a word
             logger.exception("device %s died", self.name)
             self.dead = error
-            if isinstance(work, Work) and not work.over:
-                self._fail(work, error)
+            for work in works:
+                if not work.over and not work.done:
+                    self._fail(work, error)
         finally:
             self._working = False
-            self._abandon()
+            self._closing = True
+            self._answers.put(None)
+            self._died(self)
 
-    def _next(self) -> Work | Call | None:
-        with self._condition:
-            while not self._queue and not self._closing:
-                self._beat = time.monotonic()
-                self._condition.wait(HEARTBEAT)
-            self._beat = time.monotonic()
-            if self._closing:
-                return None
-            return self._queue.popleft()
+    def _next(self) -> list[Work] | Call | None:
+        return self._ready.take(self.name, self.batch, lambda: self._closing, HEARTBEAT, self._show_life)
+
+    def _show_life(self) -> None:
+        self._beat = time.monotonic()
+
+    def _settle_loop(self) -> None:
+        """In a thread of its own: cut answers into cells and hand them over."""
+        while (answer := self._answers.get()) is not None:
+            work, parts = answer
+            try:
+                cells = {cell: scores for part in parts for cell, scores in split(work.layer, part).items()}
+                self._settle(work, cells)
+            except Exception as error:  # whoever waits must hear of it, whatever it is
+                logger.exception("the answer to %s could not be kept", work.window)
+                self._fail(work, _in_our_words(error, work))
 
     def _run(self, call: Call) -> None:
         try:
@@ -206,77 +185,100 @@ class Device:
         else:
             call.done.set_result(None)
 
-    def _answer(self, work: Work) -> None:
+    def _answer(self, works: list[Work]) -> None:
         """Every error reaches exactly the work that caused it; one that no other device call would survive ends all."""
-        if not self._wanted(work):
+        works = [work for work in works if self._wanted(work)]
+        if not works:
             return
-        work.started = time.monotonic()
+        started = time.monotonic()
+        for work in works:
+            work.started = started
+        answers: list[list[Part]] = []
+        failure: Exception | None = None
         try:
-            cells = self._infer(work)
+            answers = self._infer(works)
         except Exception as error:  # whatever it is, whoever waits must hear of it
-            if _is_sticky(error, self.name):
-                # Known before anybody hears of the error: who asks again must not be let in.
-                self.dead = error
-            self._fail(work, _in_our_words(error, work))
-            if self.dead is not None:
-                raise
+            failure = error
+        done = time.monotonic()
+        self.busy += done - started
+        if failure is not None:
+            self._tell(works, failure)
             return
-        finally:
-            self.busy += time.monotonic() - work.started
-        work.done = time.monotonic()
-        rate = work.window.pixels / max(work.done - work.started, 1e-6)
+        rate = sum(work.window.pixels for work in works) / max(done - started, 1e-6)
         self.rate = rate if self.rate == 0 else 0.7 * self.rate + 0.3 * rate
-        self._settle(work, cells)
+        for work, parts in zip(works, answers, strict=True):
+            work.done = done
+            self._answers.put((work, parts))
 
-    def _infer(self, work: Work) -> dict[Cell, Scores]:
-        """A window's cells. Out of memory halves the window and tries again, once."""
+    def _tell(self, works: list[Work], error: Exception) -> None:
+        if _is_sticky(error, self.name):
+            # Known before anybody hears of the error: who asks again must not be let in.
+            self.dead = error
+        elif len(works) > 1:
+            # One of them may be to blame for it, and must not take the others with it.
+            for work in works:
+                self._answer([work])
+            return
+        for work in works:
+            self._fail(work, _in_our_words(error, work))
+        if self.dead is not None:
+            raise error
+
+    def _infer(self, works: list[Work]) -> list[list[Part]]:
+        """The windows' answers. Out of memory halves the batch, or the window, and tries again, once."""
         try:
-            return self._forward(work)
+            return [[part] for part in self._forward(works)]
         except Exception as error:
-            halves = work.block.halves() if _is_out_of_memory(error) and work.layer.window_shape is None else None
+            if not _is_out_of_memory(error):
+                raise
+            if len(works) > 1:
+                logger.warning("out of memory on %s, batch of %s halved", self.name, len(works))
+                middle = len(works) // 2
+                return [[part] for half in (works[:middle], works[middle:]) for part in self._forward(half)]
+            (work,) = works
+            halves = work.block.halves() if work.layer.window_shape is None else None
             if halves is None:
                 raise
             logger.warning("out of memory on %s, window halved: %s", self.name, work.window)
-        return {cell: scores for half in halves for cell, scores in self._forward(_part(work, half)).items()}
+        return [[part for half in halves for part in self._forward([_half(work, half)])]]
 
-    def _forward(self, work: Work) -> dict[Cell, Scores]:
-        layer, model = work.layer, work.layer.model
-        if not work.valid.any():
-            whole = nothing(model, work.valid, work.probabilities)
-        else:
-            pixels = np.ascontiguousarray(work.pixels[None])
-            answer = layer.loaded.runner(pixels, probabilities=work.probabilities)
-            self.forwards += 1
-            self.pixels += work.window.pixels
-            whole = scores_of(model, answer, 0, work.valid)
-        return split(layer, work.block, work.window, whole)
+    def _forward(self, works: list[Work]) -> list[Part]:
+        """One forward pass over all windows that have any data; they have one shape."""
+        full = [work for work in works if work.valid.any()]
+        found = dict(zip(map(id, full), self._predict(full), strict=True)) if full else {}
+        return [found.get(id(work)) or _empty(work) for work in works]
 
-    def _abandon(self) -> None:
-        with self._condition:
-            left = list(self._queue)
-            self._queue.clear()
-            self._closing = True
-        stopped = DeviceError(f"device {self.name} stopped", "Ask again once the server is back")
-        for work in left:
-            if isinstance(work, Work):
-                self._fail(work, stopped)
-            else:
-                work.done.set_exception(stopped)
+    def _predict(self, works: list[Work]) -> list[Part]:
+        layer = works[0].layer
+        pixels = np.stack([work.pixels for work in works])
+        answer = layer.loaded.runner_on(self.name)(pixels, probabilities=works[0].probabilities)
+        self.forwards += 1
+        self.windows += len(works)
+        self.pixels += sum(work.window.pixels for work in works)
+        return [
+            Part(work.block, work.window, scores_of(layer.model, answer, number, work.valid))
+            for number, work in enumerate(works)
+        ]
 
 
-def split(layer: Layer, block: Block, window: Rect, whole: Scores) -> dict[Cell, Scores]:
+def _empty(work: Work) -> Part:
+    """The answer to a window without any data, which no network is asked for."""
+    return Part(work.block, work.window, nothing(work.layer.model, work.valid, work.probabilities))
+
+
+def split(layer: Layer, part: Part) -> dict[Cell, Scores]:
     """Cut a window's answer into its cells. Halo and what lies beyond the scene are dropped; arrays are copies."""
-    grid = layer.grid
+    grid, window = layer.grid, part.window
     cells = {}
-    for cell in block.cells():
+    for cell in part.block.cells():
         top, left = cell.row * grid.cell, cell.col * grid.cell
         rows = slice(top - window.row_off, min(top + grid.cell, grid.height) - window.row_off)
         cols = slice(left - window.col_off, min(left + grid.cell, grid.width) - window.col_off)
-        cells[cell] = whole.cut(rows, cols)
+        cells[cell] = part.scores.cut(rows, cols)
     return cells
 
 
-def _part(work: Work, block: Block) -> Work:
+def _half(work: Work, block: Block) -> Work:
     """The same window's pixels, as far as a part of its block needs them."""
     _, window = work.layer.window_of(block.first, block.last)
     rows = slice(window.row_off - work.window.row_off, window.row_off - work.window.row_off + window.height)

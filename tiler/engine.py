@@ -8,13 +8,14 @@ One lock guards what waits and flies; it is never held while anything is read, i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -23,11 +24,12 @@ import numpy as np
 
 from model_registry import LoadedModel
 from tiler.cache import pictures_cache, scores_cache
-from tiler.device import Device, Work
+from tiler.device import Device
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
 from tiler.layer import Layer
 from tiler.pixels import read_window
+from tiler.ready import Call, Ready, Work
 from tiler.shared_cache import SharedCache
 from tiler.values import Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
@@ -42,10 +44,12 @@ ANYBODY = Origin()
 READ_LEAD = 1.5
 WAKE_UP = 0.003
 
-# A slow device's windows are kept so small that each takes about this many seconds, but never smaller than this: below
-# it the halo would cost more than the wait.
-WINDOW_SECONDS = 0.5
-MIN_WINDOW_PIXELS = 384 * 384
+# Windows of one shape that a GPU takes at once.
+BATCH = 8
+
+# An idle engine waits so many seconds at most for requests that had come before the first that waits, but whose cells
+# are not worked out yet: the tiles of one burst are then one window.
+BURST = 0.1
 
 # Pixels along each side of the window that warms a model up.
 WARM_UP = 256
@@ -114,6 +118,7 @@ class Engine:
         read_threads: int = 2,
         finish_threads: int = 2,
         read_ahead: int = 2,
+        batch: int | None = None,
         max_pending_cells: int = 16384,
         timeout: float = 40.0,
         shared: SharedCache | None = None,
@@ -127,6 +132,8 @@ class Engine:
             finish_threads: tiles warped, painted and encoded at the same time.
             read_ahead: windows that may be formed beyond the one on the device. More of them keep a fast device busy;
                 fewer let more requests be merged into one window.
+            batch: windows of one shape put through a model together at most; None takes 1 on a CPU, where more gain
+                nothing, and 8 elsewhere.
             max_pending_cells: cells in flight beyond which requests are refused with BusyError.
             timeout: seconds after which a request is given up (QGIS gives up after 60).
             shared: cells that other replicas have inferred, too.
@@ -134,10 +141,12 @@ class Engine:
         self.cache = scores_cache(cache_bytes)
         self.pictures = pictures_cache(picture_bytes)
         self.devices: dict[str, Device] = {}
+        self.ready = Ready()
         self.shared = shared
         self.counters = Counters()
         self.listeners: list[Callable[[str, float], None]] = []
         self._max_pending_cells, self._timeout, self._read_ahead = max_pending_cells, timeout, read_ahead
+        self._batch = batch
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
@@ -147,6 +156,9 @@ class Engine:
         self._formed = 0
         self._formed_pixels = 0
         self._read_seconds = 0.01
+        self._coming: dict[int, None] = {}
+        self._came = itertools.count()
+        self._first = (0, 0.0)
         self._closing = False
         self._readers = [
             threading.Thread(target=self._read_loop, name=f"read-{number}", daemon=True)
@@ -170,7 +182,7 @@ class Engine:
                 raise self._too_slow()
             return _answer(ticket, source)
         finally:
-            self._leave(ticket)
+            self._leave(ticket, origin)
 
     async def scores_async(
         self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False, origin: Origin = ANYBODY
@@ -185,7 +197,20 @@ class Engine:
         except TimeoutError:
             raise self._too_slow() from None
         finally:
-            self._leave(ticket)
+            self._leave(ticket, origin)
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Inside, a request is on its way whose cells are not known yet; it asks for them right after."""
+        with self._changed:
+            number = next(self._came)
+            self._coming[number] = None
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._coming[number]
+                self._changed.notify()
 
     def observe(self, stage: str, seconds: float) -> None:
         """Tell the listeners how long a stage took."""
@@ -224,7 +249,8 @@ class Engine:
         side = max(align, WARM_UP // align * align)
         height, width = window.fixed or (side, side)
         zeros = np.zeros((1, len(loaded.model.bands), height, width), loaded.model.input_dtypes[0])
-        self._device(loaded.runner.device).call(lambda: loaded.runner(zeros)).result()
+        for name in loaded.devices:
+            self._device(name).call(partial(loaded.runner_on(name), zeros)).result()
 
     def close(self) -> None:
         """Stop. What waits fails with BusyError, what runs is finished."""
@@ -286,9 +312,9 @@ class Engine:
                     ticket.values[key] = Settled(found, None)
                 else:
                     missing.append(key)
-            if missing and (device := self.devices.get(layer.loaded.runner.device)) is not None:
+            if missing:
                 # No use in reading what a dead device will never infer.
-                device.check()
+                self._check_devices(layer.loaded.devices)
             if missing and len(self._flight) + len(missing) > self._max_pending_cells:
                 self.counters.refused += 1
                 raise BusyError(
@@ -304,17 +330,21 @@ class Engine:
             wanted = [key.cell for key in keys if key in self._flight and self._waits(key)] if flying else []
             wanted += [key.cell for key in missing]
             if wanted:
+                if not len(self._waiting):
+                    self._first = (next(self._came), time.monotonic())
                 self._waiting.add(layer, probabilities, wanted, origin, time.monotonic())
                 self._changed.notify_all()
         if not ticket.missing:
             ticket.finish()
         return ticket, "miss" if missing else "shared" if flying else "hit"
 
-    def _leave(self, ticket: Pending) -> None:
+    def _leave(self, ticket: Pending, origin: Origin) -> None:
         """Stop waiting; cells that nobody wants any more and no reader has taken are forgotten."""
         if not ticket.missing:
             return
         with self._changed:
+            if ticket.error is None:
+                self._waiting.dropped(origin, time.monotonic())
             for key in self._flight.leave(ticket):
                 if self._waiting.drop(key.revision, key.probabilities, key.cell):
                     self._flight.forget(key)
@@ -337,7 +367,7 @@ class Engine:
             while not self._closing:
                 delay = self._delay() if len(self._waiting) else None
                 if delay is not None and delay <= 0:
-                    job = self._waiting.next(idle=self._formed == 0, max_pixels=self._affordable())
+                    job = self._waiting.next(time.monotonic(), self._rate)
                     if job is not None:
                         return self._formed_from(job)
                     delay = None
@@ -363,26 +393,34 @@ class Engine:
         self._formed_pixels += window.pixels
         return work
 
-    def _affordable(self) -> int | None:
-        """Pixels that a window may have so that the device answers it within WINDOW_SECONDS; None while unknown."""
-        rate = max((device.rate for device in self.devices.values()), default=0.0)
-        return max(MIN_WINDOW_PIXELS, int(rate * WINDOW_SECONDS)) if rate > 0 else None
+    @property
+    def _rate(self) -> float:
+        """Pixels per second that the devices lately did; 0 while unknown."""
+        return max((device.rate for device in self.devices.values()), default=0.0)
 
     def _delay(self) -> float | None:
         """Seconds until the next window should be formed; None: not before one that is formed is done.
 
         Just early enough to be read when the device comes free: whatever is asked for until then is merged into it.
-        The device never waits for it, so this is no batching timer.
+        The device never waits for it, so this is no batching timer. An idle device waits for what is known to be on
+        its way, not for what might come.
         """
         if self._formed == 0:
-            return 0.0
-        if self._formed > self._read_ahead:
+            number, moment = self._first
+            # Numbers rise: the first that is on its way is the oldest.
+            burst = next(iter(self._coming), number) < number
+            return BURST - (time.monotonic() - moment) if burst else 0.0
+        devices = [device for device in self.devices.values() if device.alive]
+        slots = sum(device.batch for device in devices) or 1
+        if self._formed >= slots + self._read_ahead:
             return None
-        rate = max((device.rate for device in self.devices.values()), default=0.0)
-        if rate <= 0:
+        if slots > 1:
+            # Windows for several at once are read as soon as a reader is free.
+            return 0.0
+        if self._rate <= 0:
             return 0.0 if self._formed < 2 else None
         elapsed = max((device.elapsed for device in self.devices.values()), default=0.0)
-        return self._formed_pixels / rate - elapsed - READ_LEAD * self._read_seconds - WAKE_UP
+        return self._formed_pixels / self._rate - elapsed - READ_LEAD * self._read_seconds - WAKE_UP
 
     def _read(self, work: Work) -> None:
         """In a reader's thread: read a window and hand it to the device."""
@@ -393,7 +431,12 @@ class Engine:
             work.pixels, work.valid = read_window(work.layer.source, work.window)
             work.read = time.monotonic() - begun
             self._read_seconds += 0.2 * (work.read - self._read_seconds)
-            self._device(work.layer.loaded.runner.device).put(work)
+            for name in work.devices:
+                self._device(name)
+            self._check_devices(work.devices)
+            self.ready.put(work)
+            # One that died in between has taken out what was there, but not this.
+            self._abandon()
         except InferenceError as error:
             self._fail(work, error)
         except BaseException as error:  # whoever waits must hear of it, whatever it is
@@ -432,7 +475,7 @@ class Engine:
             return False
 
     def _settle(self, work: Work, cells: dict[Cell, Scores]) -> None:
-        """In the device's thread: keep the cells, then wake those who wait."""
+        """In the thread that settles a device's answers: keep the cells, then wake those who wait."""
         stages = Stages(max(0.0, work.started - work.formed - work.read), work.read, work.done - work.started)
         for stage, seconds in zip(Stages._fields, stages, strict=True):
             self.observe(stage, seconds)
@@ -474,8 +517,35 @@ class Engine:
             if name not in self.devices:
                 if self._closing:
                     raise _closing_down()
-                self.devices[name] = Device(name, self._wanted, self._settle, self._fail)
+                batch = self._batch or (1 if name.startswith("cpu") else BATCH)
+                self.devices[name] = Device(
+                    name, self.ready, self._wanted, self._settle, self._fail, lambda _: self._abandon(), batch
+                )
             return self.devices[name]
+
+    def _check_devices(self, names: Iterable[str]) -> None:
+        """Raise the first device's error when none of them takes anything; those not made yet count as living."""
+        error: DeviceError | None = None
+        for name in names:
+            device = self.devices.get(name)
+            if device is None:
+                return
+            try:
+                return device.check()
+            except DeviceError as told:
+                error = error or told
+        if error is not None:
+            raise error
+
+    def _abandon(self) -> None:
+        """What no living device may do fails now: nobody will ever take it."""
+        alive = [name for name, device in list(self.devices.items()) if not device.stopped]
+        for item in self.ready.without(alive):
+            error = DeviceError("the device stopped", "Ask again once the server is back")
+            if isinstance(item, Call):
+                item.done.set_exception(error)
+            else:
+                self._fail(item, error)
 
     def _too_slow(self) -> BusyError:
         return BusyError(f"the answer took longer than {self._timeout:g} s", "Ask again: what was begun goes on")

@@ -15,6 +15,7 @@ from tiler.scene import SceneRef, open_scene
 
 WINDOW = 512  # px, edge of a window that is looked at, halo included
 COUNT = 9  # windows
+PER_WINDOW = 5000  # pixels of a window at most: a network may have a thousand channels
 
 
 def components_of(
@@ -41,7 +42,8 @@ def components_of(
             values = loaded.runner(np.ascontiguousarray(pixels[None]), probabilities=True).values
             assert values is not None, "an embedding has values"
             inner = (slice(halo, values.shape[2] - halo), slice(halo, values.shape[3] - halo))
-            vectors.append(values[0][:, *inner][:, valid[inner]].T)
+            found = values[0][:, *inner][:, valid[inner]].T
+            vectors.append(found[:: -(-len(found) // PER_WINDOW) or 1])
         return fit_components(vectors)
     finally:
         loaded.close()

@@ -71,14 +71,19 @@ class EngineCollector(Collector):
         windows = CounterMetricFamily("tiler_windows", "Windows put through models", labels=["device"])
         pixels = CounterMetricFamily("tiler_pixels", "Pixels put through models, halo included", labels=["device"])
         busy = CounterMetricFamily("tiler_device_busy_seconds", "Seconds spent in models", labels=["device"])
-        ready = GaugeMetricFamily("tiler_ready_windows", "Windows read and waiting for the device", labels=["device"])
+        forwards = CounterMetricFamily(
+            "tiler_forwards", "Forward passes; windows divided by them is the batch size", labels=["device"]
+        )
+        ready = GaugeMetricFamily(
+            "tiler_ready_windows", "Windows read and waiting for a device", len(self._engine.ready)
+        )
         age = GaugeMetricFamily("tiler_device_heartbeat_age_seconds", "Since the last sign of life", labels=["device"])
         alive = GaugeMetricFamily("tiler_device_alive", "1 while the device takes windows", labels=["device"])
         for name, device in list(self._engine.devices.items()):
-            windows.add_metric([name], device.forwards)
+            windows.add_metric([name], device.windows)
+            forwards.add_metric([name], device.forwards)
             pixels.add_metric([name], device.pixels)
             busy.add_metric([name], device.busy)
-            ready.add_metric([name], device.backlog)
             age.add_metric([name], device.heartbeat_age)
             alive.add_metric([name], device.alive)
-        yield from (windows, pixels, busy, ready, age, alive)
+        yield from (windows, forwards, pixels, busy, ready, age, alive)

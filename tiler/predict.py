@@ -131,7 +131,8 @@ async def predict_tile(
         raise too_long(view, limits.max_side)
     if z < layer.minzoom(tms, limits.max_tile_pixels):
         return TileAnswer(blank(layer, view, style), "zoom-in")
-    todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side)
+    with engine.coming():
+        todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side)
     if not todo.cells:
         return TileAnswer(blank(layer, view, style), "outside")
     answer = await engine.scores_async(layer, todo.cells, probabilities=style.needs_probabilities, origin=origin)

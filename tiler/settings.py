@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         default_factory=list, description="URL prefixes that url= may name; empty: no url= at all"
     )
     allow_private_addresses: bool = Field(False, description="Let url= reach loopback and private networks")
-    device: str = Field("cpu", description="Where models run: cpu, cuda, cuda:1")
+    device: str = Field("cpu", description="Where models run: cpu, cuda, or several: cuda:0,cuda:1")
     precision: Literal["fp32", "bf16", "fp16", "auto"] | None = Field(
         None, description="Arithmetic of the models; default: what each model says, else fp32"
     )
@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     )
     picture_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of encoded tiles kept")
     read_ahead: int = Field(2, ge=0, description="Windows formed beyond the one on the device")
+    batch: int | None = Field(
+        None, ge=1, description="Windows of one shape put through a model together; default: 1 on a CPU, 8 on a GPU"
+    )
     cache_bytes: int = Field(512 * 2**20, ge=0, description="Bytes of predictions kept")
     shared_cache_url: str | None = Field(None, description="Redis or Valkey that replicas share, redis://host:6379/0")
     max_pending_cells: int = Field(16384, ge=1, description="Cells in flight beyond which requests get 503")

@@ -12,10 +12,24 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tiler.values import Cell
-from tiler.windows import Block, Shape, form
+from tiler.windows import FIRST_PIXELS, Block, Shape, form
 
 # Requests of one client at one zoom that follow each other this closely (seconds) belong to one viewport.
 VIEWPORT_GAP = 0.25
+
+# Who has stayed at a view for long will stay for long: a window may take twice as many seconds of the device as its
+# client has looked at this view, within these bounds. Smaller ones still when the client has just dropped requests.
+PATIENCE = 2.0
+LEAST_SECONDS, MOST_SECONDS = 0.3, 0.6
+PANNING_SECONDS = 0.1
+
+# A client that dropped requests so few seconds ago is panning: the others come first.
+PANNING = 0.2
+
+# Pixels that a window may have however slow the device is: below this the halo would cost more than the wait.
+MIN_WINDOW_PIXELS = 384 * 384
+
+KNOWN_CLIENTS = 4096
 
 
 class Origin(NamedTuple):
@@ -71,12 +85,23 @@ class Job(Generic[Layer]):
 
 @dataclass(slots=True)
 class _Client:
-    """One client's asks, and where its newest viewport began."""
+    """One client's asks, its newest viewport, and when it last left one (seconds)."""
 
     asks: OrderedDict[int, Ask] = field(default_factory=OrderedDict)
     level: Hashable = None
+    began: float = float("-inf")
     last: float = float("-inf")
+    dropped: float = float("-inf")
     viewport: int = 0
+
+    def pans(self, now: float) -> bool:
+        """Whether it has just left a view."""
+        return now - self.dropped < PANNING
+
+    def patience(self, now: float) -> float:
+        """Seconds that a window for it may take on the device."""
+        least = PANNING_SECONDS if self.pans(now) else LEAST_SECONDS
+        return min(MOST_SECONDS, max(least, PATIENCE * (now - self.began)))
 
 
 class Waiting(Generic[Layer]):
@@ -87,6 +112,8 @@ class Waiting(Generic[Layer]):
         self._cells: dict[Stack, dict[Cell, int]] = {}
         # Clients in the order of their turn; those who export are a queue of their own.
         self._clients: tuple[OrderedDict[str, _Client], OrderedDict[str, _Client]] = (OrderedDict(), OrderedDict())
+        # What is known of clients, also of those who ask for nothing now; the latest of them.
+        self._known: OrderedDict[tuple[bool, str], _Client] = OrderedDict()
         self._numbers = 0
 
     def __len__(self) -> int:
@@ -98,10 +125,10 @@ class Waiting(Generic[Layer]):
         wanted = dict.fromkeys(cells)
         if not wanted:
             return
-        clients = self._clients[origin.export]
-        client = clients.setdefault(origin.client, _Client())
+        client = self._clients[origin.export].setdefault(origin.client, self._client(origin))
         if origin.level != client.level or now - client.last > VIEWPORT_GAP:
             client.viewport += 1
+            client.began = now
         client.level, client.last = origin.level, now
         self._numbers += 1
         client.asks[self._numbers] = Ask(stack, wanted, client.viewport)
@@ -121,15 +148,21 @@ class Waiting(Generic[Layer]):
         self._tidy(stack)
         return here
 
-    def next(self, *, idle: bool = False, max_pixels: int | None = None) -> Job[Layer] | None:
+    def dropped(self, origin: Origin, now: float) -> None:
+        """A client does not wait any more for something that it had asked for: it looks elsewhere now."""
+        client = self._client(origin)
+        client.began = client.dropped = now
+
+    def next(self, now: float = 0.0, rate: float = 0.0) -> Job[Layer] | None:
         """Take the next block: its cells leave the queue. None when nothing waits.
 
         Args:
-            idle: True when no device has anything to do; then the first window stays small.
-            max_pixels: see `windows.form`.
+            now: seconds, of the same clock as in `add`.
+            rate: pixels per second that the device lately did; 0 while unknown, the window stays small then.
         """
         for clients in self._clients:
-            for name in list(clients):
+            # Stable: inside of either group whoever has waited longest for a turn comes first.
+            for name in sorted(clients, key=lambda name: clients[name].pans(now)):
                 client = clients[name]
                 ask = self._newest(client)
                 if ask is None:
@@ -138,7 +171,8 @@ class Waiting(Generic[Layer]):
                 # The client's turn is over: the next goes to whoever has waited longest for one.
                 clients.move_to_end(name)
                 waiting, layer = self._cells[ask.stack], self._layers[ask.stack]
-                block = form(waiting, ask.cells, layer.shape, first=idle, max_pixels=max_pixels)
+                pixels = max(MIN_WINDOW_PIXELS, int(rate * client.patience(now))) if rate else FIRST_PIXELS
+                block = form(waiting, ask.cells, layer.shape, max_pixels=pixels)
                 taken = frozenset(cell for cell in block.cells() if waiting.pop(cell, None) is not None)
                 self._tidy(ask.stack)
                 return Job(layer, ask.stack.probabilities, block, taken)
@@ -148,7 +182,20 @@ class Waiting(Generic[Layer]):
         """Forget everything."""
         self._layers.clear()
         self._cells.clear()
+        self._forget_asks()
+
+    def _client(self, origin: Origin) -> _Client:
+        name = (origin.export, origin.client)
+        client = self._known.setdefault(name, _Client())
+        self._known.move_to_end(name)
+        if len(self._known) > KNOWN_CLIENTS:
+            self._known.popitem(last=False)
+        return client
+
+    def _forget_asks(self) -> None:
         for clients in self._clients:
+            for client in clients.values():
+                client.asks.clear()
             clients.clear()
 
     def _newest(self, client: _Client) -> Ask | None:
@@ -169,5 +216,4 @@ class Waiting(Generic[Layer]):
             del self._cells[stack], self._layers[stack]
         if not self._cells:
             # Asks whose cells were all dropped would otherwise be remembered until the next window.
-            for clients in self._clients:
-                clients.clear()
+            self._forget_asks()

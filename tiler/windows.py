@@ -11,12 +11,20 @@ from dataclasses import dataclass, replace
 
 from tiler.values import Cell
 
-# A rectangle grows by a row or column when at least this share of its cells waits. What does not wait is inferred for
-# nobody, but a cell left out pays a halo of its own: below about this share that is the cheaper loss.
+# The seed's own rectangle is taken whole when at least this share of it waits.
 MIN_WAITING_SHARE = 0.6
 
-# The first window of an idle engine has at most this many pixels: a first tile soon is worth more than a halo saved.
+# A strip is added when what it costs is at most this share of what its cells would cost as a window of their own: a
+# halo. Cells left out are mostly merged with others later, so that whole price is seldom paid.
+MAX_PRICE = 0.5
+
+# The first window of an idle engine whose speed is not known yet has at most this many pixels: a first tile soon is
+# worth more than a halo saved.
 FIRST_PIXELS = 512 * 512
+
+# What waits is cut into bands across its shorter side as long as a band is not longer than this, in sides of the
+# square that a window may be; of anything larger, squares are cut.
+BAND = 1.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +88,6 @@ def form(
     waiting: Collection[Cell],
     seed: Iterable[Cell],
     shape: Shape,
-    *,
-    first: bool = False,
     max_pixels: int | None = None,
 ) -> Block:
     """The next block to infer.
@@ -90,41 +96,55 @@ def form(
         waiting: cells of one layer that somebody waits for and nobody works on; any container with fast `in`.
         seed: those among them that are most urgent (one tile's), at least one.
         shape: limits.
-        first: whether an idle engine waits for it; then it stays small.
-        max_pixels: what it may grow to, if less than `shape` allows (a slow device's answer must not take too long).
+        max_pixels: what it may grow to, if less than `shape` allows (an answer must not take too long).
 
     Returns:
         A block that holds at least one cell of the seed, and hardly a cell that does not wait.
     """
-    wanted = sorted(cell for cell in seed if cell in waiting)
-    block = _largest_inside(wanted, shape)
-    limits = (shape.max_pixels, FIRST_PIXELS if first else None, max_pixels)
-    shape = replace(shape, max_pixels=min(limit for limit in limits if limit is not None))
-    while (larger := _best_growth(block, waiting, shape)) is not None:
+    if max_pixels is not None:
+        shape = replace(shape, max_pixels=min(shape.max_pixels, max_pixels))
+    block = _start([cell for cell in seed if cell in waiting], shape)
+    upright = _upright(block, waiting, shape)
+    while (larger := _best_growth(block, waiting, shape, upright)) is not None:
         block = larger
     return block
 
 
-def _largest_inside(wanted: list[Cell], shape: Shape) -> Block:
-    """The seed's own rectangle if it is whole and small enough, else the first rectangle inside of it."""
+def _start(wanted: list[Cell], shape: Shape) -> Block:
+    """The seed's own rectangle if it is whole and small enough, else its first cell."""
     rows, cols = [cell.row for cell in wanted], [cell.col for cell in wanted]
     whole = Block(Cell(min(rows), min(cols)), Cell(max(rows), max(cols)))
     if len(wanted) >= MIN_WAITING_SHARE * whole.rows * whole.cols and shape.fits(whole.rows, whole.cols):
         return whole
-    known = set(wanted)
-    first = wanted[0]
-    height = width = 1
-    while Cell(first.row, first.col + width) in known and shape.fits(1, width + 1):
-        width += 1
-    while shape.fits(height + 1, width) and all(
-        Cell(first.row + height, first.col + col) in known for col in range(width)
-    ):
-        height += 1
-    return Block(first, Cell(first.row + height - 1, first.col + width - 1))
+    first = min(wanted)
+    return Block(first, first)
 
 
-def _best_growth(block: Block, waiting: Collection[Cell], shape: Shape) -> Block | None:
-    """The block with one row or column more, the side that keeps it squarest first; None when no side will do."""
+def _upright(block: Block, waiting: Collection[Cell], shape: Shape) -> bool | None:
+    """Whether what waits around a block is best cut into bands from top to bottom; None: into squares.
+
+    A band across the whole shorter side leaves whole rectangles on either side of it, and no rest that pays a halo for
+    a few cells.
+    """
+    tall, wide = (_reach(block, waiting, shape, down) for down in (True, False))
+    side = min(tall, wide) * shape.cell + 2 * shape.halo
+    return tall <= wide if side * side <= BAND**2 * shape.max_pixels else None
+
+
+def _reach(block: Block, waiting: Collection[Cell], shape: Shape, down: bool) -> int:
+    """Rows (columns) that a block would have if it grew only up and down (left and right)."""
+    while (grown := _best_growth(block, waiting, shape, down, only=True)) is not None:
+        block = grown
+    return block.rows if down else block.cols
+
+
+def _best_growth(
+    block: Block, waiting: Collection[Cell], shape: Shape, upright: bool | None, only: bool = False
+) -> Block | None:
+    """The block with one row or column more; None when no side will do.
+
+    upright: rows before columns (or after), None: whatever keeps it squarest. only: that direction and no other.
+    """
     first, last = block.first, block.last
     across, down = range(first.col, last.col + 1), range(first.row, last.row + 1)
     wider = [
@@ -135,8 +155,19 @@ def _best_growth(block: Block, waiting: Collection[Cell], shape: Shape) -> Block
         (Block(Cell(first.row - 1, first.col), last), [Cell(first.row - 1, col) for col in across]),
         (Block(first, Cell(last.row + 1, last.col)), [Cell(last.row + 1, col) for col in across]),
     ]
-    for grown, added in wider + taller if block.cols <= block.rows else taller + wider:
-        share = sum(cell in waiting for cell in added) / len(added)
-        if share >= MIN_WAITING_SHARE and shape.fits(grown.rows, grown.cols):
+    rows_first = block.rows < block.cols if upright is None else upright
+    one, other = (taller, wider) if rows_first else (wider, taller)
+    for grown, added in one if only else one + other:
+        if _is_worth(added, waiting, shape) and shape.fits(grown.rows, grown.cols):
             return grown
     return None
+
+
+def _is_worth(strip: list[Cell], waiting: Collection[Cell], shape: Shape) -> bool:
+    """Whether a strip of cells costs less as part of a block than those of it that wait would cost by themselves."""
+    wanted = sum(cell in waiting for cell in strip)
+    if not wanted:
+        return False
+    alone = (wanted * shape.cell + 2 * shape.halo) * (shape.cell + 2 * shape.halo)
+    cost = len(strip) * shape.cell**2
+    return wanted == len(strip) or cost <= MAX_PRICE * alone

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from model_registry import live
 from model_registry.candidates import candidates
@@ -51,3 +52,22 @@ def test_auto_chooses_and_says_why(image: np.ndarray):
     print(loaded.choice)
     assert loaded.choice.runtime == "torch" and loaded.choice.reasons
     assert all(trial.pixels_per_second > 0 for trial in loaded.choice.trials)
+
+
+def test_vectors_of_cpu_and_gpu_agree(image: np.ndarray, tmp_path: Path):
+    """The demo's network, its scores read as numbers: finished and projected on the device."""
+    document = yaml.safe_load((DEMO / "model.yaml").read_text())
+    weights = DEMO / document["serving"]["artifacts"][0]["href"]
+    (tmp_path / weights.name).write_bytes(weights.read_bytes())
+    classes = len(document["properties"]["output"][0]["classification:classes"])
+    document["properties"]["output"] = [{"tasks": ["embedding"], "result": {"shape": [-1, classes, -1, -1]}}]
+    document["serving"]["output"] = {"activation": "sigmoid", "value": {"scale": 10, "clip": [1, None]}}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(document))
+    model = open_model(tmp_path)
+    wanted = load_runner(model)(image, probabilities=True)
+    run = load_runner(model, "cuda")
+    got, colours = run(image, probabilities=True), run(image)
+    np.testing.assert_allclose(got.values, wanted.values, atol=1e-3)
+    np.testing.assert_allclose(got.components, wanted.components, atol=1e-3)
+    assert colours.values is None and colours.classes is None
+    np.testing.assert_array_equal(colours.components, got.components)

@@ -254,8 +254,8 @@ def test_openapi_has_no_operation_twice(extension: Callable[..., inferenceExtens
     assert any("inference" in path for path in paths)
     by_model = paths["/cog/inference/{model}/preview.{format}"]["get"]["parameters"]
     names = {item["name"] for item in by_model}
-    assert {"url", "output", "class", "threshold", "bidx", "nodata", "colormap", "resampling"} <= names
-    assert not names & {"algorithm", "expression", "rescale", "color_formula", "buffer"}
+    assert {"url", "output", "class", "threshold", "bidx", "nodata", "colormap", "resampling", "rescale"} <= names
+    assert not names & {"algorithm", "expression", "color_formula", "buffer", "request"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tests.tiler.controlled import (
     world,
 )
 from tests.tiler.helpers import RES, landscape, tiles_over, write_scene
-from tiler.engine import Answer, Engine
+from tiler.engine import BURST, Answer, Engine
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.layer import Layer, fit
 from tiler.pixels import read_window
@@ -158,6 +159,61 @@ def test_overlapping_requests_infer_no_cell_twice(place: World) -> None:
                 place.check(layer, answer, cells)
             distinct = {cell for cells in wanted for cell in cells}
             assert len(distinct) <= engine.counters.inferred <= len(distinct) / 0.6
+
+    run(main())
+
+
+def test_an_idle_engine_waits_for_what_came_before_its_first_request(place: World, reads: Reads) -> None:
+    """Two requests of a burst: the cells of the second, which came first, are worked out later. They share a window."""
+
+    async def main() -> None:
+        layer, runner = place.layer()
+        known = asyncio.Event()
+
+        async def slower() -> Answer:
+            with engine.coming():
+                await known.wait()
+            return await engine.scores_async(layer, block(0, 3, 3, 3))
+
+        with running() as engine:
+            second = asyncio.create_task(slower())
+            await asyncio.sleep(0)
+            first = ask(engine, layer, block(0, 0, 3, 3))
+            await soon(lambda: engine.queued == 9)
+            await asyncio.sleep(BURST / 5)
+            assert engine.queued == 9 and not reads.windows
+            known.set()
+            for task, cells in ((first, block(0, 0, 3, 3)), (second, block(0, 3, 3, 3))):
+                place.check(layer, await task, cells)
+            assert engine.forwards == len(runner.shapes) == 1
+
+    run(main())
+
+
+def test_an_idle_engine_gives_a_burst_a_moment_only(place: World) -> None:
+    async def main() -> None:
+        layer, _ = place.layer()
+        with running() as engine, engine.coming():
+            assert (await ask(engine, layer, [Cell(0, 0)])).source == "miss"
+
+    run(main())
+
+
+def test_an_idle_engine_does_not_wait_for_what_comes_later(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiler.engine.BURST", 1e6)
+
+    async def main() -> None:
+        layer, runner = place.layer()
+        with running() as engine:
+            runner.gate.hold()
+            busy = ask(engine, layer, [Cell(0, 0)])
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+            # Joined while the device is busy, so nothing is formed yet; the engine is idle again before it comes to it.
+            first = ask(engine, layer, [Cell(5, 5)])
+            await soon(lambda: engine.pending == 2)
+            with engine.coming():
+                runner.gate.open()
+                await asyncio.gather(busy, first)
 
     run(main())
 
@@ -304,7 +360,7 @@ def test_gone_while_queued_for_the_device_nothing_is_inferred(place: World) -> N
             first = ask(engine, layer, HERE)
             await asyncio.to_thread(runner.gate.wait_for, 1)
             lost = ask(engine, layer, THERE)
-            await soon(lambda: engine.devices["cpu"].backlog == 1)
+            await soon(lambda: len(engine.ready) == 1)
             await gone(lost)
             runner.gate.open()
             place.check(layer, await first, HERE)
@@ -536,7 +592,7 @@ def test_a_dead_device_fails_all_its_windows_and_later_requests_at_once(place: W
             on_device = ask(engine, layer, HERE)
             await asyncio.to_thread(runner.gate.wait_for, 2)
             queued = ask(engine, layer, THERE)
-            await soon(lambda: engine.devices[device].backlog == 1)
+            await soon(lambda: len(engine.ready) == 1)
             waiting = ask(engine, layer, block(0, 6, 3, 3))
             await asyncio.sleep(0)
             runner.gate.open()
@@ -564,6 +620,142 @@ def test_another_devices_models_go_on(place: World) -> None:
             engine.scores(broken, HERE)
         until(lambda: not engine.healthy)
         place.check(sound, engine.scores(sound, THERE), THERE)
+
+
+def tiles(count: int) -> list[list[Cell]]:
+    """Requests of one shape that are too far apart to be one window."""
+    corners = [(0, 0), (0, 4), (0, 8), (4, 0), (4, 4), (4, 8), (8, 0), (8, 4), (8, 8)]
+    return [block(row, col, 1, 1) for row, col in corners[:count]]
+
+
+async def queued_behind_one(engine: Engine, layer: Layer, runner: GatedRunner) -> list[tuple[list[Cell], Any]]:
+    """Nine windows of one shape: the first on the device, the others read and waiting for it."""
+    runner.gate.hold()
+    asked = []
+    for number, cells in enumerate(tiles(9)):
+        asked.append((cells, ask(engine, layer, cells, origin=Origin(str(cells)))))
+        if number == 0:
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+    await soon(lambda: len(engine.ready) == 8)
+    return asked
+
+
+def test_windows_of_one_shape_are_one_batch(place: World) -> None:
+    async def main() -> None:
+        layer, runner = place.layer("cuda:0", max_window_pixels=FOUR)
+        with running(batch=3, read_ahead=9) as engine:
+            asked = await queued_behind_one(engine, layer, runner)
+            runner.gate.open()
+            for cells, task in asked:
+                place.check(layer, await task, cells)
+            sizes = [shape[0] for shape in runner.shapes]
+            assert max(sizes) == 3 and sum(sizes) == 9
+            device = engine.devices["cuda:0"]
+            assert (device.forwards, device.windows) == (len(sizes), 9)
+            await soon(lambda: at_rest(engine))
+
+    run(main())
+
+
+def test_a_cpu_takes_windows_one_by_one(place: World) -> None:
+    async def main() -> None:
+        layer, runner = place.layer(max_window_pixels=FOUR)
+        with running() as engine:
+            asked = [ask(engine, layer, cells, origin=Origin(str(cells))) for cells in tiles(9)]
+            await asyncio.gather(*asked)
+            assert {shape[0] for shape in runner.shapes} == {1}
+
+    run(main())
+
+
+def test_out_of_memory_halves_the_batch(place: World) -> None:
+    async def main() -> None:
+        layer, runner = place.layer("cuda:0", max_window_pixels=FOUR)
+        runner.always = lambda shape: RuntimeError("CUDA out of memory") if shape[0] > 2 else None
+        with running(batch=4, read_ahead=9) as engine:
+            asked = await queued_behind_one(engine, layer, runner)
+            runner.gate.open()
+            for cells, task in asked:
+                place.check(layer, await task, cells)
+            assert max(shape[0] for shape in runner.shapes) == 2 and engine.healthy
+
+    run(main())
+
+
+def test_one_window_that_fails_takes_no_other_of_its_batch_with_it(place: World) -> None:
+    """The network refuses a batch because of one of its windows: that one fails, the others are answered."""
+
+    async def main() -> None:
+        layer, runner = place.layer("cuda:0", max_window_pixels=FOUR)
+        with running(batch=3, read_ahead=9) as engine:
+            asked = await queued_behind_one(engine, layer, runner)
+            # The first window alone is well; then a batch of three fails, and of it the first window.
+            runner.faults.extend([None, ValueError("this batch"), ValueError("this window")])
+            runner.gate.open()
+            answers = await asyncio.gather(*(task for _, task in asked), return_exceptions=True)
+            assert [type(answer).__name__ for answer in answers].count("DeviceError") == 1
+            for (cells, _), answer in zip(asked, answers, strict=True):
+                if isinstance(answer, Answer):
+                    place.check(layer, answer, cells)
+            assert at_rest(engine) and engine.healthy
+
+    run(main())
+
+
+def replicated(place: World) -> tuple[Layer, GatedRunner, GatedRunner]:
+    """The layer of a model with a copy on each of two devices."""
+    layer, first = place.layer("cuda:0", max_window_pixels=FOUR)
+    second = GatedRunner(place.loaded.runner, "cuda:1")
+    return replace(layer, loaded=replace(layer.loaded, replicas=(second,))), first, second
+
+
+def test_two_devices_pull_from_one_queue(place: World) -> None:
+    async def main() -> None:
+        layer, first, second = replicated(place)
+        with running(batch=1) as engine:
+            first.gate.hold()
+            asked = [(cells, ask(engine, layer, cells, origin=Origin(str(cells)))) for cells in tiles(9)]
+            await asyncio.to_thread(first.gate.wait_for, 1)
+            # One device is stuck with its window; the other one does all the rest.
+            await soon(lambda: sum(task.done() for _, task in asked) == 8)
+            assert (len(first.shapes), len(second.shapes)) == (0, 8)
+            first.gate.open()
+            for cells, task in asked:
+                place.check(layer, await task, cells)
+            assert first.threads and second.threads and not first.threads & second.threads
+            assert engine.forwards == 9 and at_rest(engine)
+
+    run(main())
+
+
+def test_when_one_of_two_devices_dies_the_other_goes_on_and_health_says_so(place: World) -> None:
+    async def main() -> None:
+        layer, first, second = replicated(place)
+        first.always = lambda shape: RuntimeError("CUDA error: device-side assert triggered")
+        with running(batch=1) as engine:
+            second.gate.hold()
+            asked = [(cells, ask(engine, layer, cells, origin=Origin(str(cells)))) for cells in tiles(9)]
+            await soon(lambda: not engine.healthy)
+            second.gate.open()
+            answers = await asyncio.gather(*(task for _, task in asked), return_exceptions=True)
+            failed = [answer for answer in answers if isinstance(answer, DeviceError)]
+            assert len(failed) == 1 and len(second.shapes) == 8
+            # And who asks later is served, too.
+            place.check(layer, await engine.scores_async(layer, HERE), HERE)
+            second.always = first.always
+            for _ in range(2):
+                with pytest.raises(DeviceError):
+                    await engine.scores_async(layer, THERE)
+            await soon(lambda: at_rest(engine))
+
+    run(main())
+
+
+def test_a_warm_up_reaches_every_device(place: World) -> None:
+    layer, first, second = replicated(place)
+    with running() as engine:
+        engine.warm(layer.loaded)
+    assert len(first.shapes) == len(second.shapes) == 1 and first.threads != second.threads
 
 
 OUT_OF_MEMORY = {
@@ -645,7 +837,7 @@ def test_a_warm_up_that_never_ran_is_heard_of(place: World) -> None:
         threads[0].start()
         runner.gate.wait_for(1)
         threads[1].start()
-        until(lambda: engine.devices["cpu"].backlog == 1)
+        until(lambda: len(engine.ready) == 1)
         closing = threading.Thread(target=engine.close)
         closing.start()
         until(lambda: engine.devices["cpu"]._closing)

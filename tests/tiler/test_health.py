@@ -175,6 +175,7 @@ def test_metrics_count_what_happened(served: Served) -> None:
     assert cells > 1 and moved(start, first) == {
         "tiler_cells_total{result=inferred}": cells,
         "tiler_windows_total{device=cpu}": 1,
+        "tiler_forwards_total{device=cpu}": 1,
         "tiler_pixels_total{device=cpu}": window[2] * window[3],
         "tiler_cache_lookups_total{cache=scores,result=miss}": cells,
         "tiler_cache_lookups_total{cache=pictures,result=miss}": 1,
@@ -222,7 +223,7 @@ def test_metrics_show_what_waits_now(served: Served) -> None:
         asker.join()
     until(lambda: at_rest(engine))
     rest = metrics(client)
-    assert rest["tiler_queued_cells{}"] == rest["tiler_pending_cells{}"] == rest["tiler_ready_windows{device=cpu}"] == 0
+    assert rest["tiler_queued_cells{}"] == rest["tiler_pending_cells{}"] == rest["tiler_ready_windows{}"] == 0
 
 
 def test_metrics_count_what_was_shared_dropped_and_refused(place: World) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_registry.testing import strided_unet, write_model
+from model_registry.testing import conv_chain, strided_unet, write_model
 from tests.tiler.helpers import RES, Host, host, landscape, tiles_over, write_scene
 from tiler.engine import Engine
-from tiler.shared_cache import SharedCache, decode, encode
+from tiler.shared_cache import HEADER, SharedCache, decode, encode
 from tiler.values import Cell, Key, Scores
 
 redis = pytest.importorskip("redis")
@@ -94,6 +94,25 @@ def test_a_cell_survives_its_bytes(count: int) -> None:
         assert (back.probabilities == cell.probabilities).all()
 
 
+@pytest.mark.parametrize(("values", "components"), [(1, 0), (16, 3), (0, 3)])
+def test_a_cell_without_classes_survives_its_bytes(values: int, components: int) -> None:
+    random = np.random.default_rng(1)
+    cell = Scores(
+        classes=None,
+        valid=random.random((13, 32)) > 0.3,
+        values=random.normal(20, 5, (values, 13, 32)).astype(np.float32) if values else None,
+        components=random.normal(0, 5, (components, 13, 32)).astype(np.float16) if components else None,
+    )
+    back = decode(encode(cell))
+    assert back.classes is None and back.probabilities is None and (back.valid == cell.valid).all()
+    for name in ("values", "components"):
+        kept, wanted = getattr(back, name), getattr(cell, name)
+        assert (kept is None) == (wanted is None)
+        if wanted is not None:
+            np.testing.assert_array_equal(kept, wanted)
+    assert cell.nbytes == 13 * 32 * (1 + 4 * values + 2 * components) == back.nbytes
+
+
 @pytest.mark.parametrize("damage", ["", "short", "version", "zip", "bomb"])
 def test_other_bytes_are_refused(damage: str) -> None:
     whole = encode(Scores(np.zeros((32, 32), np.uint8), np.ones((32, 32), bool)))
@@ -101,9 +120,9 @@ def test_other_bytes_are_refused(damage: str) -> None:
         "": b"",
         "short": whole[:-4],
         "version": b"\x07" + whole[1:],
-        "zip": whole[:7] + b"not deflated",
-        "bomb": encode(Scores(np.zeros((2000, 2000), np.uint8), np.ones((2000, 2000), bool)))[:1] + whole[1:7]
-        + encode(Scores(np.zeros((2000, 2000), np.uint8), np.ones((2000, 2000), bool)))[7:],
+        "zip": whole[: HEADER.size] + b"not deflated",
+        "bomb": whole[: HEADER.size]
+        + encode(Scores(np.zeros((2000, 2000), np.uint8), np.ones((2000, 2000), bool)))[HEADER.size :],
     }[damage]  # fmt: skip
     with pytest.raises((ValueError, zlib.error)):
         decode(damaged)
@@ -118,6 +137,25 @@ def test_a_second_replica_infers_nothing(server: str, model: Path, scene: Path) 
     assert one.forwards > 0 and two.forwards == 0
     one.close()
     two.close()
+
+
+def test_values_and_components_are_shared_too(server: str, tmp_path: Path, scene: Path) -> None:
+    gsd, net = round(RES, 4), conv_chain(layers=2, classes=8)
+    vectors = write_model(tmp_path / "v", net, tasks=["embedding"], channels=8, gsd=gsd)
+    item = tiles_over(scene)[0]
+    for end in (".png", ".tif"):
+        path = f"m/tiles/WebMercatorQuad/{item.z}/{item.x}/{item.y}{end}"
+        first, one = replica(vectors, server)
+        expected = first.get(path, scene).content
+        for _ in range(500):
+            if one.shared is not None and not one._openers._work_queue.qsize():
+                break
+            time.sleep(0.01)
+        one.close()
+        second, two = replica(vectors, server)
+        assert second.get(path, scene).content == expected
+        assert one.forwards > 0 and two.forwards == 0
+        two.close()
 
 
 def test_damaged_cells_are_inferred_again(server: str, model: Path, scene: Path) -> None:

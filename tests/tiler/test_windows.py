@@ -10,8 +10,20 @@ from hypothesis import strategies as st
 
 from tiler import windows
 from tiler.values import Cell
-from tiler.waiting import VIEWPORT_GAP, Job, Origin, Waiting
-from tiler.windows import FIRST_PIXELS, MIN_WAITING_SHARE, Block, Shape, form
+from tiler.waiting import (
+    KNOWN_CLIENTS,
+    LEAST_SECONDS,
+    MIN_WINDOW_PIXELS,
+    MOST_SECONDS,
+    PANNING,
+    PANNING_SECONDS,
+    PATIENCE,
+    VIEWPORT_GAP,
+    Job,
+    Origin,
+    Waiting,
+)
+from tiler.windows import FIRST_PIXELS, MAX_PRICE, MIN_WAITING_SHARE, Block, Shape, form
 
 CELLS = st.builds(Cell, st.integers(0, 11), st.integers(0, 11))
 SHAPES = st.builds(
@@ -35,11 +47,14 @@ def window_pixels(block: Block, shape: Shape) -> int:
 # form
 
 
-@given(st.sets(CELLS, min_size=1), st.sets(CELLS), SHAPES, st.booleans())
+LIMITS = st.sampled_from([None, 100 * 100, 300 * 300])
+
+
+@given(st.sets(CELLS, min_size=1), st.sets(CELLS), SHAPES, LIMITS)
 def test_a_block_holds_a_seed_cell_and_keeps_to_the_limits(
-    seed: set[Cell], others: set[Cell], shape: Shape, first: bool
+    seed: set[Cell], others: set[Cell], shape: Shape, limit: int | None
 ) -> None:
-    block = form(seed | others, seed, shape, first=first)
+    block = form(seed | others, seed, shape, max_pixels=limit)
     inside = set(block.cells())
     assert inside & seed
     assert len(inside) == block.rows * block.cols
@@ -50,14 +65,13 @@ def test_a_block_holds_a_seed_cell_and_keeps_to_the_limits(
         assert window_pixels(block, shape) <= shape.max_pixels
 
 
-@given(st.sets(CELLS, min_size=1), st.sets(CELLS), SHAPES, st.booleans())
-def test_hardly_a_cell_is_inferred_that_does_not_wait(
-    seed: set[Cell], others: set[Cell], shape: Shape, first: bool
-) -> None:
-    """The seed's rectangle and every strip that it grows by keep the share, so the whole does."""
-    waiting = seed | others
-    inside = set(form(waiting, seed, shape, first=first).cells())
-    assert len(inside & waiting) >= MIN_WAITING_SHARE * len(inside)
+def price(strip: set[Cell], waiting: set[Cell], shape: Shape) -> float:
+    """What a strip costs, in what its cells that wait would cost as a window of their own."""
+    wanted = len(strip & waiting)
+    if wanted == len(strip):
+        return 0.0
+    alone = (wanted * shape.cell + 2 * shape.halo) * (shape.cell + 2 * shape.halo)
+    return len(strip) * shape.cell**2 / alone if wanted else float("inf")
 
 
 @given(st.sets(CELLS), SHAPES)
@@ -71,28 +85,53 @@ def test_a_block_grows_until_no_strip_is_worth_it(others: set[Cell], shape: Shap
             Cell(block.first.row - up, block.first.col - left), Cell(block.last.row + down, block.last.col + right)
         )
         strip = set(grown.cells()) - set(block.cells())
-        worth = len(strip & waiting) >= MIN_WAITING_SHARE * len(strip)
-        assert not (worth and shape.fits(grown.rows, grown.cols))
+        assert price(strip, waiting, shape) > MAX_PRICE or not shape.fits(grown.rows, grown.cols)
 
 
 @given(st.sets(CELLS, min_size=1), st.sets(CELLS), SHAPES)
-def test_every_strip_that_a_block_grows_by_keeps_the_share(seed: set[Cell], others: set[Cell], shape: Shape) -> None:
+def test_every_strip_that_a_block_grows_by_is_worth_it(seed: set[Cell], others: set[Cell], shape: Shape) -> None:
     waiting = seed | others
-    block = windows._largest_inside(sorted(seed), shape)
+    block = windows._start(sorted(seed), shape)
     assert len(set(block.cells()) & seed) >= MIN_WAITING_SHARE * block.rows * block.cols
-    while (grown := windows._best_growth(block, waiting, shape)) is not None:
+    upright = windows._upright(block, waiting, shape)
+    while (grown := windows._best_growth(block, waiting, shape, upright)) is not None:
         strip = set(grown.cells()) - set(block.cells())
         assert set(block.cells()) < set(grown.cells()) and len(strip) in (block.rows, block.cols)
-        assert len(strip & waiting) >= MIN_WAITING_SHARE * len(strip)
+        assert price(strip, waiting, shape) <= MAX_PRICE
         block = grown
     assert block == form(waiting, seed, shape)
 
 
-def test_a_strip_is_taken_from_sixty_percent_on() -> None:
-    five = rectangle(0, 0, 5, 5)
-    enough, too_few = five + rectangle(0, 5, 3, 1), five + rectangle(0, 5, 2, 1)
-    assert form(set(enough), five, WIDE) == Block(Cell(0, 0), Cell(4, 5))
-    assert form(set(too_few), five, WIDE) == Block(Cell(0, 0), Cell(4, 4))
+def test_without_a_halo_nothing_is_inferred_for_nobody() -> None:
+    bare = Shape(cell=32, halo=0, max_pixels=4096 * 4096)
+    waiting = rectangle(0, 0, 5, 5) + rectangle(0, 5, 4, 1)
+    assert form(set(waiting), rectangle(0, 0, 5, 5), bare) == Block(Cell(0, 0), Cell(4, 4))
+
+
+def test_the_larger_the_halo_the_more_is_filled_up() -> None:
+    """One cell beside a row of five: alone it costs a halo, in the row four cells that nobody waits for."""
+    waiting = rectangle(0, 0, 5, 5) + [Cell(2, 5)]
+    grown, kept = Block(Cell(0, 0), Cell(4, 5)), Block(Cell(0, 0), Cell(4, 4))
+    blocks = {halo: form(set(waiting), rectangle(0, 0, 5, 5), Shape(32, halo, 4096 * 4096)) for halo in (8, 16, 48, 96)}
+    # (32 + 2 * 48)^2 / 2 are eight cells, (32 + 2 * 16)^2 / 2 are two.
+    assert blocks == {8: kept, 16: kept, 48: grown, 96: grown}
+
+
+def test_a_wide_view_is_cut_into_upright_bands_that_leave_whole_rectangles() -> None:
+    """Three tiles by five of which the middle one is first: the middle column, then what is left and right of it."""
+    shape = Shape(cell=32, halo=48, max_pixels=4096 * 4096)
+    waiting: Waiting[FakeLayer] = Waiting()
+    layer = FakeLayer("map", shape)
+    for row, col in [(1, 2), *((row, col) for row in range(3) for col in range(5) if (row, col) != (1, 2))]:
+        waiting.add(layer, False, rectangle(8 * row, 8 * col, 8, 8), Origin("ann"), 0.0)
+    rate = 375_000 / LEAST_SECONDS
+    blocks: list[Block] = []
+    while (job := waiting.next(0.3 * len(blocks), rate)) is not None:
+        blocks.append(job.block)
+    assert blocks[0].rows == 24 and set(rectangle(8, 16, 8, 8)) <= set(blocks[0].cells())
+    # Never a rest of a few cells that would pay a halo of its own.
+    assert min(block.rows for block in blocks) == 24 and min(block.cols for block in blocks) >= 7
+    assert sum(block.rows * block.cols for block in blocks) == 24 * 40
 
 
 def test_neighbouring_tiles_that_wait_become_one_window() -> None:
@@ -110,20 +149,12 @@ def test_a_seed_with_holes_starts_with_a_rectangle_inside_of_it() -> None:
     assert form(set(corner), corner, WIDE) == Block(Cell(0, 0), Cell(1, 1))
 
 
-def test_the_first_window_of_an_idle_engine_is_bounded() -> None:
-    viewport = set(rectangle(0, 0, 64, 64))
-    tile = rectangle(16, 16, 8, 8)
-    first, later = form(viewport, tile, WIDE, first=True), form(viewport, tile, WIDE)
-    assert set(tile) <= set(first.cells())
-    assert window_pixels(first, WIDE) <= FIRST_PIXELS < window_pixels(later, WIDE)
-
-
-@given(st.integers(1, 12), st.integers(1, 12))
-def test_the_first_window_is_larger_than_its_bound_only_when_one_tile_is(rows: int, cols: int) -> None:
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_tile_larger_than_a_window_is_cut_into_blocks_that_are_not_thin(rows: int, cols: int) -> None:
     shape = Shape(cell=64, halo=16, max_pixels=4096 * 4096)
-    block = form(set(rectangle(0, 0, 40, 40)), rectangle(5, 5, rows, cols), shape, first=True)
-    if window_pixels(block, shape) > FIRST_PIXELS:
-        assert block == Block(Cell(5, 5), Cell(4 + rows, 4 + cols))
+    block = form(set(rectangle(5, 5, rows, cols)), rectangle(5, 5, rows, cols), shape, max_pixels=FIRST_PIXELS)
+    assert window_pixels(block, shape) <= FIRST_PIXELS
+    assert min(block.rows, block.cols) >= min(rows, cols, 3)
 
 
 # halves
@@ -156,9 +187,9 @@ SMALL = Shape(cell=32, halo=0, max_pixels=64 * 64)
 ALONE = Shape(cell=32, halo=0, max_pixels=1, single=True)
 
 
-def drained(waiting: Waiting[FakeLayer], *, idle: bool = False) -> list[Job[FakeLayer]]:
+def drained(waiting: Waiting[FakeLayer], now: float = 0.0, rate: float = 1e9) -> list[Job[FakeLayer]]:
     jobs = []
-    while (job := waiting.next(idle=idle)) is not None:
+    while (job := waiting.next(now, rate)) is not None:
         jobs.append(job)
     return jobs
 
@@ -187,7 +218,7 @@ def test_what_waits_is_handed_out_once_and_what_was_dropped_never(
     now = 0.0
 
     def take() -> bool:
-        job = waiting.next(idle=data.draw(st.booleans()))
+        job = waiting.next(now, data.draw(st.sampled_from([0.0, 1e5, 1e9])))
         if job is None:
             return False
         mine = {(job.layer.revision, job.probabilities, cell) for cell in job.taken}
@@ -305,17 +336,77 @@ def test_another_clients_tiles_are_merged_into_the_window() -> None:
     assert job.block == Block(Cell(0, 0), Cell(3, 7)) and len(job.taken) == 32
 
 
-def test_idle_keeps_the_first_window_small() -> None:
+def test_while_the_speed_is_not_known_windows_stay_small() -> None:
     waiting: Waiting[FakeLayer] = Waiting()
     for left in (0, 8, 16, 24):
         waiting.add(FakeLayer("map"), False, rectangle(0, left, 24, 8), Origin("ann"), 0.0)
-    job = waiting.next(idle=True)
+    job = waiting.next()
     assert job is not None and window_pixels(job.block, WIDE) <= max(FIRST_PIXELS, 800 * 288)
-    rest = waiting.next()
+    rest = waiting.next(0.0, 1e9)
     assert rest is not None
     # What the first one left is an L: the larger arm comes whole.
     left = set(rectangle(0, 0, 24, 32)) - job.taken
     assert rest.taken <= left and len(rest.taken) > 0.7 * len(left)
+
+
+def seconds_of_next(waiting: Waiting[FakeLayer], now: float, rate: float) -> float:
+    """What the next window takes on a device of that many pixels per second, of a client with plenty to do."""
+    job = waiting.next(now, rate)
+    assert job is not None
+    return window_pixels(job.block, WIDE) / rate
+
+
+def test_a_window_takes_the_longer_the_longer_its_client_has_stayed() -> None:
+    rate = 4e6
+    waiting: Waiting[FakeLayer] = Waiting()
+    took = []
+    for number, age in enumerate((0.0, 0.2, 60.0)):
+        waiting.add(FakeLayer(f"map {number}"), False, rectangle(0, 0, 100, 100), Origin(f"client {number}"), 0.0)
+        took.append(seconds_of_next(waiting, age, rate))
+        waiting.clear()
+    fresh, stayed, long = took
+    assert 0.8 * LEAST_SECONDS <= fresh <= LEAST_SECONDS
+    assert fresh < stayed <= 0.2 * PATIENCE
+    assert 0.8 * MOST_SECONDS <= long <= MOST_SECONDS
+
+
+def test_who_has_just_dropped_something_comes_last_and_gets_small_windows() -> None:
+    rate = 4e6
+    waiting: Waiting[FakeLayer] = Waiting()
+    ann, bob = Origin("ann"), Origin("bob")
+    waiting.add(FakeLayer("ann"), False, rectangle(0, 0, 100, 100), ann, 0.0)
+    waiting.dropped(ann, 1.0)
+    waiting.add(FakeLayer("ann"), False, rectangle(200, 0, 100, 100), ann, 1.0)
+    waiting.add(FakeLayer("bob"), False, rectangle(0, 0, 10, 10), bob, 1.0)
+    first = waiting.next(1.0, rate)
+    assert first is not None and first.layer.revision == "bob"
+    assert seconds_of_next(waiting, 1.0, rate) <= PANNING_SECONDS
+    # At rest again.
+    assert seconds_of_next(waiting, 1.0 + 2 * PANNING, rate) > 0.8 * LEAST_SECONDS
+
+
+def test_a_client_is_known_to_pan_also_while_nothing_of_it_waits() -> None:
+    waiting: Waiting[FakeLayer] = Waiting()
+    ann = Origin("ann")
+    waiting.add(FakeLayer("map"), False, [Cell(0, 0)], ann, 0.0)
+    waiting.drop("map", False, Cell(0, 0))
+    waiting.dropped(ann, 0.1)
+    waiting.add(FakeLayer("map"), False, rectangle(0, 0, 100, 100), ann, 0.1)
+    assert seconds_of_next(waiting, 0.1, 4e6) <= PANNING_SECONDS
+
+
+def test_only_so_many_clients_are_remembered() -> None:
+    waiting: Waiting[FakeLayer] = Waiting()
+    for number in range(KNOWN_CLIENTS + 10):
+        waiting.dropped(Origin(f"client {number}"), 0.0)
+    assert len(waiting._known) == KNOWN_CLIENTS
+
+
+def test_a_slow_device_is_given_no_window_below_the_least_size() -> None:
+    waiting: Waiting[FakeLayer] = Waiting()
+    waiting.add(FakeLayer("map"), False, rectangle(0, 0, 100, 100), Origin("ann"), 0.0)
+    job = waiting.next(0.0, 1000.0)
+    assert job is not None and 0.7 * MIN_WINDOW_PIXELS <= window_pixels(job.block, WIDE) <= MIN_WINDOW_PIXELS
 
 
 def test_asks_that_were_all_dropped_are_forgotten() -> None:
