@@ -56,6 +56,7 @@ HOMES = {
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
+    "obstore": "model_registry/remote_files",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
