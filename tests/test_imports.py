@@ -43,7 +43,7 @@ HOMES = {
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
-    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/models tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/intake tiler/cli/models tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
@@ -51,8 +51,13 @@ HOMES = {
     "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/reader tiler/tiles",
-    "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",
-    "safetensors": "model_registry/runtimes/torch tiler/demo/train",
+    "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
+    "model_registry/runtimes/pt2 model_registry/runtimes/torch model_registry/runtimes/torchscript "
+    "model_registry/runtimes/weights tiler/demo/probe tiler/demo/train",
+    "safetensors": "model_registry/intake/checkpoint model_registry/runtimes/torch model_registry/runtimes/weights "
+    "tiler/demo/train",
+    "segmentation_models_pytorch": "model_registry/architectures/smp",
+    "huggingface_hub": "model_registry/intake/huggingface",
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
