@@ -96,11 +96,14 @@ def _read(path: Path, flags: int, limit: int, links: int | None) -> bytes:
                 "Raise the limit or use a smaller file",
             )
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(limit + 1)
+            # One byte more than it has; read(limit) would set the whole limit's memory aside first.
+            data = file.read(status.st_size + 1)
     finally:
         os.close(descriptor)
-    if len(data) > limit:
-        raise ArtifactError(f"artifact {path.name!r} grew beyond {limit} bytes", "Do not write to it while it is read")
+    if len(data) > status.st_size:
+        raise ArtifactError(
+            f"artifact {path.name!r} grew beyond {status.st_size} bytes", "Do not write to it while it is read"
+        )
     return data
 
 

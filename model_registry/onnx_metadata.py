@@ -103,7 +103,7 @@ def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
     for key in _KNOWN & set(metadata):
         try:
             values[key] = json.loads(metadata[key])
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ManifestError(f"the ONNX metadata key {key!r} is not JSON: {metadata[key][:60]!r}", _HOW) from None
     return values
 

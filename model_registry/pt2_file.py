@@ -28,9 +28,7 @@ _FREE = re.compile(_SYMBOL)
 _TIMES = re.compile(rf"Mul\(Integer\((\d+)\), {_SYMBOL}\)")
 _HARMLESS = re.compile(r"(?:\b(?:Symbol|Integer|Mul|Add|Pow|Max|Min|Mod|FloorDiv|CleanDiv|positive|integer|nonnegative"
                        r"|True|evaluate|False|s\d+|u\d+)\b|[\s\d()*+,=/'-])*")  # fmt: skip
-_GUARD = re.compile(
-    r"(?:\b(?:L|size|args|kwargs|torch|_check|and|or|not|lambda|min|max|\d+)\b|[\w\s\[\]()'\".*+,/<>=!%:-])*"
-)
+_GUARD = re.compile(r"[\w\s\[\]()'\".*+,/<>=!%:-]*")  # one class of characters: nothing to backtrack over
 
 
 @dataclass(frozen=True, slots=True)

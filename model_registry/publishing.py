@@ -117,10 +117,19 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def stamp(folder: Path) -> str:
-    """Return sizes and times of all files but what a check leaves: what was verified under this stamp still is."""
-    late = ("probe.json", "check.png")
-    found = [(str(p.relative_to(folder)), p.lstat()) for p in walk(folder) if p.name not in late and not p.is_dir()]
-    return " ".join(f"{name}:{status.st_size}:{status.st_mtime_ns}" for name, status in sorted(found, key=_first))
+    """Return sizes and times of all files but what a check leaves: what was verified under this stamp still is.
+
+    "" when the folder goes away meanwhile.
+    """
+    found = []
+    try:
+        for path in walk(folder):
+            if path.name not in ("probe.json", "check.png") and not path.is_dir():
+                status = path.lstat()
+                found.append(f"{path.relative_to(folder)}:{status.st_size}:{status.st_mtime_ns}")
+    except OSError:
+        return ""
+    return " ".join(sorted(found))
 
 
 @contextlib.contextmanager
@@ -157,7 +166,3 @@ def _sweep(home: Path) -> None:
                 newest = max(p.lstat().st_mtime for p in [path, *walk(path)])
                 if time.time() - newest > STALE_SECONDS:
                     discard(path)
-
-
-def _first(pair: tuple[str, os.stat_result]) -> str:
-    return pair[0]

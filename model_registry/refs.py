@@ -27,7 +27,7 @@ class ModelRef:
         if self.alias is not None and self.version is not None:
             raise RegistryError(f"{self.name!r} is asked for by alias and by version", "Write name@alias or name:3")
         if self.alias is not None:
-            check_name(self.alias, "alias")
+            check_name(self.alias, "an alias")
         if self.version is not None and not 0 < self.version < 10**9:
             raise RegistryError(f"version {self.version} of {self.name!r}", "Write a whole number from 1")
 
@@ -38,11 +38,11 @@ class ModelRef:
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
 
-def check_name(text: str, what: str = "model name") -> str:
+def check_name(text: str, what: str = "a model name") -> str:
     """Return `text` when it can be a name or an alias; raise a RegistryError otherwise."""
     if not _NAME.fullmatch(text):
         raise RegistryError(
-            f"{text[:120]!r} cannot be a {what}",
+            f"{text[:120]!r} cannot be {what}",
             "Use at most 100 letters, digits, '_', '-' and '.', starting with a letter",
         )
     return text

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from model_registry import aside, publishing, records
-from model_registry.errors import ManifestError, RegistryError
+from model_registry.errors import ManifestError, ModelError, RegistryError
 from model_registry.manifest import Model, open_model
 from model_registry.publishing import Draft
 from model_registry.records import ALIASES, MANIFEST, RETIRED
@@ -81,7 +81,19 @@ class Store:
 
     def open(self, ref: str | ModelRef | Version) -> Model:
         """Return the model; its manifest is read, its artifacts are verified when they are loaded (`live.load`)."""
-        return open_model((ref if isinstance(ref, Version) else self.resolve(ref)).folder)
+        if isinstance(ref, Version):
+            return open_model(ref.folder)
+        while True:
+            version = self.resolve(ref)
+            try:
+                return open_model(version.folder)
+            except ModelError:
+                if self.resolve(ref).number == version.number:
+                    raise  # else the alias was moved and its version removed meanwhile
+
+    def documents(self, version: Version) -> tuple[Any, dict[str, Any] | None]:
+        """Return the content of model.yaml, and of probe.json where there is one, as they stand."""
+        return records.read_documents(version.folder)
 
     def fingerprint(self, name: str | None = None) -> str:
         """Return a text that differs once a version, an alias or a retirement of `name` (None: of any) has changed.
@@ -130,7 +142,7 @@ class Store:
             number = 1 + max(self._taken(home), default=0)
             while True:
                 # The record first: a number that was once in use is never given again, whatever happens next.
-                self._record(name, number, published=now, verified=publishing.stamp(draft))
+                records.write_record(home, number, published=now, verified=publishing.stamp(draft))
                 if publishing.move_in(draft, home / str(number)):
                     return number
                 number += 1
@@ -190,7 +202,7 @@ class Store:
                 self._write_aliases(ref.name, {key: to for key, to in shelf.aliases.items() if to != number})
             if number in shelf.retired:
                 aside.write_json(home / RETIRED, sorted(shelf.retired - {number}))
-            self._record(ref.name, number, removed=_now())
+            records.write_record(home, number, removed=_now())
             grave = Path(tempfile.mkdtemp(prefix=publishing.REMOVED, dir=home))
             os.rename(version.folder, grave / str(number))
         publishing.discard(grave)
@@ -215,7 +227,7 @@ class Store:
         self._remember(version, failed=reason)
 
     def _state(self, name: str, number: int, folder: Path, retired: bool) -> State:
-        record = self._read_record(name, number)
+        record = records.read_record(self.root / name, number)
         return state_of(
             retired=retired,
             failed=str(record.get("failed") or ""),
@@ -236,8 +248,8 @@ class Store:
 
     def _taken(self, home: Path) -> set[int]:
         """Every number that is in use or ever was."""
-        records = (text.removesuffix(".json") for text in _entries(home / ".state"))
-        return {n for n in map(version_number, [*_entries(home), *records]) if n is not None}
+        used = (text.removesuffix(".json") for text in _entries(home / records.STATE))
+        return {n for n in map(version_number, [*_entries(home), *used]) if n is not None}
 
     @contextlib.contextmanager
     def _changing(self, name: str) -> Iterator[Shelf]:
@@ -262,21 +274,13 @@ class Store:
     def _write_aliases(self, name: str, aliases: dict[str, int]) -> None:
         aside.write_json(self.root / name / ALIASES, aliases)
 
-    def _read_record(self, name: str, number: int) -> dict[str, Any]:
-        found = aside.read_json(self.root / name / ".state" / f"{number}.json")
-        return found if isinstance(found, dict) else {}
-
-    def _record(self, name: str, number: int, **news: str) -> None:
-        place = self.root / name / ".state"
-        place.mkdir(exist_ok=True)
-        aside.write_json(place / f"{number}.json", {**self._read_record(name, number), **news})
-
     def _remember(self, version: Version, **news: str) -> None:
         # A server often sees the registry through a mount that it cannot write.
         with contextlib.suppress(OSError):
-            known = self._read_record(version.name, version.number)
+            home = self.root / version.name
+            known = records.read_record(home, version.number)
             if any(known.get(key, "") != value for key, value in news.items()):
-                self._record(version.name, version.number, **news)
+                records.write_record(home, version.number, **news)
 
 
 def _fingerprint(store: Store, names: tuple[str, ...]) -> str:

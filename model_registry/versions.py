@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from model_registry.errors import UnknownModel
 from model_registry.manifest import Model
@@ -138,6 +138,14 @@ class Registry(Protocol):
 
     def open(self, ref: str | ModelRef | Version) -> Model:
         """Return the model, its files in place and its manifest read."""
+        ...
+
+    def documents(self, version: Version) -> tuple[Any, dict[str, Any] | None]:
+        """Return the content of model.yaml, and of probe.json where there is one; fetches no artifact."""
+        ...
+
+    def record_failure(self, version: Version, reason: str) -> None:
+        """Remember why `version` could not be loaded, "" once it could."""
         ...
 
     def fingerprint(self, name: str | None = None) -> str:

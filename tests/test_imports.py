@@ -54,11 +54,17 @@ HOMES = {
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
-    "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",
-    "safetensors": "model_registry/runtimes/torch tiler/demo/train",
+    "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
+    "model_registry/runtimes/pt2 model_registry/runtimes/torch model_registry/runtimes/torchscript "
+    "model_registry/runtimes/weights tiler/demo/probe tiler/demo/train",
+    "safetensors": "model_registry/intake/checkpoint model_registry/runtimes/torch model_registry/runtimes/weights "
+    "tiler/demo/train",
+    "segmentation_models_pytorch": "model_registry/architectures/smp",
+    "huggingface_hub": "model_registry/intake/huggingface",
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
+    "obstore": "model_registry/remote_files",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.

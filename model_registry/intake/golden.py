@@ -44,8 +44,9 @@ def emits_of(scores: Float32, said: str | None) -> str:
             return "logits"
     elif scores.shape[1] > 1 and float(np.abs(scores.sum(axis=1) - 1).max()) < 1e-2:
         return "probabilities"
+    low, high = scores.min(), scores.max()
     raise ManifestError(
-        f"the network answers numbers from {scores.min():.3g} to {scores.max():.3g}: logits, probabilities or labels?",
+        f"the network answers numbers from {low:.3g} to {high:.3g}, which may be logits, probabilities or labels",
         "Say it with --emits logits, probabilities or labels",
     )
 

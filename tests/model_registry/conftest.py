@@ -1,4 +1,4 @@
-"""Shared by the tests of model_registry: the folder of real models, and a cache and a list of trust that are nobody's own."""
+"""Shared by the tests of model_registry: real models; a cache and a list of trust that are nobody's own."""
 
 from __future__ import annotations
 

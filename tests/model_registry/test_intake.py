@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import onnx
 import pytest
 import yaml
 
-from model_registry import golden, live, testing, trust
+from model_registry import child, golden, live, testing, trust
 from model_registry.artifacts import checksum_of
 from model_registry.errors import ArtifactError, ContractError, ManifestError, ModelError, UnsupportedModel
 from model_registry.intake import Answers, convert, describe, document_of, name_of, prepare, questions, write_manifest
@@ -24,6 +25,21 @@ from model_registry.runtimes import load_runner
 SCALE = ({"type": "scale", "value": 255},)
 CLASSES = tuple({"name": name} for name in "abcde")
 ALL = Answers(classes=CLASSES, bands=("red", "green", "blue"), gsd=0.5, scaling=SCALE)
+
+
+@pytest.fixture
+def whole() -> None:
+    """Asked for by the tests that go through a child process; the others save its start, and the import of torch."""
+
+
+@pytest.fixture(autouse=True)
+def child_or_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(function: str, arguments: dict, *, seconds: float, memory_bytes: int) -> object:
+        module, _, name = function.partition(":")
+        return json.loads(json.dumps(getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))))
+
+    if "whole" not in request.fixturenames:
+        monkeypatch.setattr(child, "run", here)
 
 
 @pytest.fixture
@@ -64,7 +80,7 @@ def made(folder: Path) -> Model:
     return model
 
 
-def test_onnx_with_all_answers(files: Path, staging: Path):
+def test_onnx_with_all_answers(whole: None, files: Path, staging: Path):
     answers = replace(ALL, title="Cover", license="MIT", attribution="(c) ann", threshold=0.25)
     prepare(files / "chain.onnx", staging, answers)
     model = made(staging)
@@ -77,7 +93,7 @@ def test_onnx_with_all_answers(files: Path, staging: Path):
     assert pixels.shape == (1, 3, 128, 128) and pixels.dtype == np.uint8
 
 
-def test_everything_that_is_missing_in_one_message(files: Path, staging: Path):
+def test_everything_that_is_missing_in_one_message(whole: None, files: Path, staging: Path):
     with pytest.raises(ManifestError) as caught:
         prepare(files / "chain.onnx", staging)
     for part in ("3 bands", "5 classes", "scaled", "resolution", "--bands 1,2,3", "--classes", "--scaling", "--gsd"):
@@ -184,7 +200,7 @@ def test_what_it_emits(tmp_path: Path, staging: Path, op: str, said: str | None,
 
 def test_what_it_emits_is_asked_where_numbers_leave_it_open(tmp_path: Path, staging: Path):
     (tmp_path / "net.onnx").write_bytes(with_activation("HardSigmoid"))
-    with pytest.raises(ManifestError, match=r"logits, probabilities or labels\?.*--emits"):
+    with pytest.raises(ManifestError, match=r"logits, probabilities or labels.*--emits"):
         prepare(tmp_path / "net.onnx", staging, ALL)
     prepare(tmp_path / "net.onnx", staging, replace(ALL, emits="probabilities"))
     assert made(staging).emits == "probabilities"
@@ -264,11 +280,9 @@ def lightning(net: object) -> dict:
 @pytest.mark.parametrize(
     "wrapped",
     [
-        lambda net: net.state_dict(),
+        pytest.param(lambda net: net.state_dict(), id="plain"),
         pytest.param(lightning, id="lightning"),
-        pytest.param(
-            lambda net: {"model": {f"module.{k}": v for k, v in net.state_dict().items()}}, marks=pytest.mark.slow
-        ),
+        pytest.param(lambda net: {"model": {f"module.{k}": v for k, v in net.state_dict().items()}}, id="parallel"),
     ],
 )
 def test_a_checkpoint_becomes_safetensors(torch_files, tmp_path: Path, wrapped: Callable):
@@ -353,6 +367,22 @@ def test_torchscript(torch_files, tmp_path: Path, staging: Path):
     loaded = live.load(staging, threads=1)
     assert loaded.model.exactness == "exact"
     loaded.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["w.safetensors", "w.ckpt", "w.pt2", "w.pt"])
+def test_all_of_them_in_a_child(torch_files, whole: None, tmp_path: Path, staging: Path, kind: str):
+    state = torch_files.network().state_dict()
+    data = {
+        "w.safetensors": torch_files.safetensors, "w.pt2": torch_files.pt2, "w.pt": torch_files.torchscript,
+        "w.ckpt": lambda: torch_files.checkpoint(state),
+    }[kind]()  # fmt: skip
+    (tmp_path / kind).write_bytes(data)
+    trust.trust(checksum_of(data))
+    weights = kind in ("w.safetensors", "w.ckpt")
+    named = replace(FOUR, architecture="unet", hyperparameters=torch_files.HYPERPARAMETERS) if weights else FOUR
+    prepare(tmp_path / kind, staging, named)
+    made(staging)
 
 
 # Other places.

@@ -137,10 +137,15 @@ def trust(
             console.print("it is trusted already", **plain)
             return
         question = "This file can run any code as you, whenever it is loaded. Trust it?"
-        if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
+        if not yes and not (at_terminal() and typer.confirm(question)):
             raise UnsupportedModel("nothing was trusted", "Say yes, or give --yes")
         entry = trust.trust(digest, source if not os.path.exists(source) else path.name)
         console.print(f"trusted by {entry.who} at {entry.when}", **plain)
+
+
+def at_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
 
 
 def _artifact(source: str, registry: Path) -> Path:
@@ -164,7 +169,7 @@ def _publish(
     from model_registry import intake
     from model_registry.store import Store
 
-    if sys.stdin.isatty() and os.path.exists(source):
+    if at_terminal() and os.path.exists(source):
         answers = _ask(source, answers)
     store = Store(registry)
     with store.publish(name or intake.name_of(source)) as draft:
@@ -174,7 +179,8 @@ def _publish(
     assert version is not None
     if alias:
         store.alias(version.name, alias, version.number)
-    console.print(f"Added {version}{f', which is now @{alias}' if alias else ''}", highlight=False, soft_wrap=True)
+    now = f", which is now @{alias}" if alias else ""
+    console.print(f"Added {version.name}:{version.number}{now}", highlight=False, soft_wrap=True)
 
 
 def _ask(source: str, answers: Answers) -> Answers:
