@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from model_registry.artifacts import check_checksum, checksum_of, read_file, read_named
 from model_registry.errors import ArtifactError, ManifestError, UnsupportedModel
+from model_registry.mlm import document_from_item
 
 _MAX_ITEM = 4 << 20
 _ROLES = ("mlm:model", "mlm:weights", "mlm:checkpoint")
@@ -26,9 +26,10 @@ def item_of(path: Path) -> Mapping[str, Any] | None:
 
 def document_of(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model.yaml document that the item amounts to."""
-    # By name: the room comes with another branch.
-    room = import_module("model_registry.mlm")
-    document: dict[str, Any] = room.document_from_item(item)
+    document = document_from_item(item)
+    for entry in (document.get("properties") or {}).get("input") or []:
+        if isinstance(entry, dict) and not entry.get("value_scaling"):
+            entry.pop("value_scaling", None)  # null is what a missing scaling becomes on its way: it says nothing
     return document
 
 

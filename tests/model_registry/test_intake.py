@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -421,8 +420,6 @@ def test_the_hub_offline_from_its_cache(files: Path, tmp_path: Path, staging: Pa
 
 
 def test_an_mlm_item(files: Path, tmp_path: Path, staging: Path):
-    if find_spec("model_registry.mlm") is None:
-        pytest.skip("model_registry.mlm is not there yet")
     data = (files / "chain.onnx").read_bytes()
     (tmp_path / "net.onnx").write_bytes(data)
     item = {
@@ -449,6 +446,10 @@ def test_an_mlm_item(files: Path, tmp_path: Path, staging: Path):
     prepare(tmp_path / "item.json", staging, Answers(gsd=10.0))
     model = made(staging)
     assert model.title == "Cover" and [c.name for c in model.classes] == list("abcde")
+    scaling = item["properties"]["mlm:input"][0].pop("value_scaling")
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    assert [asked["field"] for asked in questions(tmp_path / "item.json", Answers())] == ["scaling", "gsd"]
+    item["properties"]["mlm:input"][0]["value_scaling"] = scaling
     item["assets"]["model"]["file:checksum"] = checksum_of(b"another")
     (tmp_path / "item.json").write_text(json.dumps(item))
     with pytest.raises(ArtifactError, match="not the one that the item has the checksum of"):
