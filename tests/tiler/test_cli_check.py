@@ -233,3 +233,34 @@ def test_the_page_names_every_key_of_the_report(model: Path, scene: Path) -> Non
     named = {key for row in re.findall(r"^\| (`.*?) \|", table, re.M) for key in re.findall(r"`(\w+)`", row)}
     assert named - set(found) == set()
     assert set(found) - named == {"version", "model", "title", "seconds", "cpu_seconds"}
+
+
+# Real networks
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_trained_networks_on_their_imagery(tmp_path: Path, shared: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    classes = ["water", "trees", "grass", "flooded", "crops", "shrub", "built", "bare", "snow"]
+    bands = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12"]
+    net = onnx.load(shared / "dynamicworld" / "dynamicworld_forward_dn.onnx")
+    kinds = {"gsd": 10, "scaling": None, "dtypes": ["uint16", "int16"]}
+    folder = write_model(tmp_path / "dw", net, classes=classes, bands=bands, **kinds)
+    done = check(folder, "--scene", shared / "majortom_thailand" / "majortom_thailand_12band_10m_cog.tif", "--json")
+    assert done.exit_code == 0, done.output
+    found = last_line(done)
+    assert (found["exactness"], found["period"], found["halo"]) == ("exact", 2, 22)
+    moved = [row["moved"] for row in found["scene"]["seams"]]
+    assert moved[-1] == 0 and moved == sorted(moved, reverse=True) and moved[0] > 0.01
+    bf16 = [row for row in found["drift"] if row["precision"] == "bf16"]
+    assert all(0.005 < row["moved"] < 0.05 for row in bf16)
+    assert (folder / "check.png").stat().st_size > 100_000
+
+    net = onnx.load(shared / "azure_naip_landcover_model" / "naip4_landcover5_250epochs.onnx")
+    classes, bands = ["none", "water", "trees", "herbs", "barren"], ["red", "green", "blue", "nir"]
+    folder = write_model(tmp_path / "naip", net, classes=classes, bands=bands, gsd=1, scaling=None)
+    found = last_line(check(folder, "--json"))
+    # It subtracts the mean of its window.
+    assert (found["exactness"], found["period"], found["halo"]) == ("unsafe", 8, 128)
+    assert "statistics over the window" in found["notes"][0]

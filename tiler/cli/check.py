@@ -20,7 +20,9 @@ def check(
     model: Annotated[
         str, typer.Argument(help="name, name@alias or name:3 of the registry; a folder with model.yaml; an ONNX file")
     ],
-    registry: Annotated[Path, typer.Option(envvar="TILER_REGISTRY", help="Folder of the registry")] = Path("models"),
+    registry: Annotated[
+        str, typer.Option(envvar="TILER_REGISTRY", help="The registry: a folder, or s3://, gs://, https:// (read-only)")
+    ] = "models",
     scene: Annotated[str | None, typer.Option(help="Raster to try it on as well: a path or URL")] = None,
     bidx: Annotated[str | None, typer.Option(help="Bands of the scene in the model's order, e.g. 3,2,1")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of tables")] = False,
@@ -58,18 +60,19 @@ def check(
             raise typer.Exit(1)
 
 
-def _located(model: str, registry: Path) -> Path:
+def _located(model: str, registry: str) -> Path:
     """The folder or file that is meant: a path that exists, else a reference into the registry."""
     from model_registry import ManifestError
     from model_registry.refs import parse_ref
-    from model_registry.store import Store
+    from model_registry.remote import open_store
 
     path = Path(model)
     if path.exists():
         return path
     if path.suffix.lower() == ".onnx" or len(path.parts) > 1:
         raise ManifestError(f"there is no {path.name!r}", "Give a folder with a model.yaml, or an .onnx file")
-    return Store(registry).resolve(parse_ref(model)).folder
+    # Its manifest is read here, as `tiler models list` does; only the artifact is anybody's file.
+    return open_store(registry).open(parse_ref(model)).folder
 
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
