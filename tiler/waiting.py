@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from tiler.values import Cell
 from tiler.windows import FIRST_PIXELS, Block, Shape, form
 
-# Requests of one client at one zoom that follow another one, or an answer, this closely (seconds) belong to one viewport:
+# Requests of one client at one zoom that follow another one, or an answer, this closely (seconds) are one viewport:
 # a client with few connections asks for the rest of its view as they come free.
 VIEWPORT_GAP = 0.25
 
