@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "middleware", "pace", "vendor"},
-    {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
+    {"values", "errors", "flight", "leaving", "pace", "vendor"},
+    {"cache", "grid", "middleware", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "imagery", "mosaic", "pixels", "ramps", "waiting", "zoom"},
     {"layer", "sheet"},
     {"assemble", "catalog", "outputs", "paint", "ready"},

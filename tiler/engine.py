@@ -27,6 +27,7 @@ from tiler.device import Device
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
 from tiler.layer import Layer
+from tiler.leaving import client
 from tiler.pace import Pace
 from tiler.pixels import read_window
 from tiler.ready import Call, Ready, Work
@@ -161,13 +162,17 @@ class Engine:
         """Scores of cells, waiting in the calling thread.
 
         Raises:
-            BusyError: too much is waiting already, or it took too long.
+            BusyError: too much is waiting already, it took too long, or the client has gone (`leaving`).
             ReadError, DeviceError: what went wrong with one of the cells.
         """
         ticket, source = self._join(layer, cells, probabilities, origin)
+        waits = client()
         try:
-            if not ticket.wait(self._timeout):
-                raise self._too_slow()
+            with waits.wakes(ticket.finish):
+                if not ticket.wait(self._timeout):
+                    raise self._too_slow()
+            if ticket.missing and ticket.error is None:
+                raise BusyError("the client has gone", "Ask again")
             return _answer(ticket, source)
         finally:
             self._leave(ticket, origin)
