@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model_registry.choice import Choice, choose
-    from model_registry.errors import ArtifactError, ContractError, ManifestError, ModelError, UnsupportedModel
+    from model_registry.errors import (
+        ArtifactError,
+        ContractError,
+        ManifestError,
+        ModelError,
+        RegistryError,
+        UnknownModel,
+        UnsupportedModel,
+    )
     from model_registry.live import LoadedModel, load
     from model_registry.manifest import (
         Artifact,
@@ -23,11 +31,23 @@ if TYPE_CHECKING:
         open_model,
     )
     from model_registry.probe import Probe
+    from model_registry.refs import ModelRef, parse_ref
+    from model_registry.remote import RemoteStore, open_store
     from model_registry.runtimes import Prediction, Runner, load_runner
+    from model_registry.store import Store
+    from model_registry.versions import Registry, State, Version
 
 _HOMES = {
     "choice": ("Choice", "choose"),
-    "errors": ("ArtifactError", "ContractError", "ManifestError", "ModelError", "UnsupportedModel"),
+    "errors": (
+        "ArtifactError",
+        "ContractError",
+        "ManifestError",
+        "ModelError",
+        "RegistryError",
+        "UnknownModel",
+        "UnsupportedModel",
+    ),
     "live": ("LoadedModel", "load"),
     "manifest": (
         "Artifact",
@@ -41,7 +61,11 @@ _HOMES = {
         "open_model",
     ),
     "probe": ("Probe",),
+    "refs": ("ModelRef", "parse_ref"),
+    "remote": ("RemoteStore", "open_store"),
     "runtimes": ("Prediction", "Runner", "load_runner"),
+    "store": ("Store",),
+    "versions": ("Registry", "State", "Version"),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 
@@ -55,19 +79,29 @@ __all__ = [
     "Model",
     "ModelClass",
     "ModelError",
+    "ModelRef",
     "Nodata",
     "Op",
     "PrecisionSpec",
     "Prediction",
     "Probe",
+    "Registry",
+    "RegistryError",
+    "RemoteStore",
     "Resolution",
     "Runner",
+    "State",
+    "Store",
+    "UnknownModel",
     "UnsupportedModel",
+    "Version",
     "WindowSpec",
     "choose",
     "load",
     "load_runner",
     "open_model",
+    "open_store",
+    "parse_ref",
 ]
 
 

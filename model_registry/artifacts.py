@@ -61,10 +61,23 @@ def read_file(folder: Path, href: str, limit: int = MAX_BYTES) -> bytes:
         ArtifactError: missing, not a regular file, linked, or larger than `limit`.
     """
     path = locate(folder, href)
+    # O_NOFOLLOW and the checks on the open descriptor: the file that is checked is the file that is read.
+    return _read(path, getattr(os, "O_NOFOLLOW", 0), limit, links=1)
+
+
+def read_named(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file that a person named, wherever links to it lead.
+
+    Raises:
+        ArtifactError: missing, not a regular file, or larger than `limit`.
+    """
+    return _read(path, 0, limit, links=None)
+
+
+def _read(path: Path, flags: int, limit: int, links: int | None) -> bytes:
     try:
-        # O_NOFOLLOW and the checks on the open descriptor: the file that is checked is the file that is read.
         # O_NONBLOCK: opening a FIFO must not hang before it can be refused.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | flags | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise ArtifactError(
             f"artifact {path.name!r} cannot be opened ({error.strerror})", "Check that the file is there and readable"
@@ -73,7 +86,7 @@ def read_file(folder: Path, href: str, limit: int = MAX_BYTES) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ArtifactError(f"artifact {path.name!r} is not a regular file", "Put the file itself there")
-        if status.st_nlink != 1:
+        if links is not None and status.st_nlink != links:
             raise ArtifactError(
                 f"artifact {path.name!r} has {status.st_nlink} hard links", "Copy the file instead of linking it"
             )
@@ -83,11 +96,14 @@ def read_file(folder: Path, href: str, limit: int = MAX_BYTES) -> bytes:
                 "Raise the limit or use a smaller file",
             )
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(limit + 1)
+            # One byte more than it has; read(limit) would set the whole limit's memory aside first.
+            data = file.read(status.st_size + 1)
     finally:
         os.close(descriptor)
-    if len(data) > limit:
-        raise ArtifactError(f"artifact {path.name!r} grew beyond {limit} bytes", "Do not write to it while it is read")
+    if len(data) > status.st_size:
+        raise ArtifactError(
+            f"artifact {path.name!r} grew beyond {status.st_size} bytes", "Do not write to it while it is read"
+        )
     return data
 
 

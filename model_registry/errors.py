@@ -35,3 +35,11 @@ class UnsupportedModel(ModelError):
 
 class ContractError(ModelError):
     """The network does not do what its manifest says: shapes, channels, finite numbers."""
+
+
+class RegistryError(ModelError):
+    """The registry cannot do what was asked: a version in use, a place that cannot be written or reached."""
+
+
+class UnknownModel(RegistryError):
+    """A name, alias or version that the registry does not hold."""

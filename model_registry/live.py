@@ -107,10 +107,10 @@ def load(
     device, *others = dict.fromkeys(name.strip() for name in device.split(","))
     reference = load_runner(model, device, threads)
     try:
-        model = _with_demands(model, reference.demands)
+        model = with_demands(model, reference.demands)
         channels = check_contract(model, reference)
         measured = probing.measure_or_recall(model, reference)
-        model = _resolve(model, measured)
+        model = resolve(model, measured)
         choice = choose(
             model, policy, runtime, samples, allowed_moved,
             device=device, threads=threads, unscale=unscale, reference=reference,
@@ -140,7 +140,7 @@ def _with_replicas(loaded: LoadedModel, devices: Sequence[str], threads: int | N
     return loaded
 
 
-def _with_demands(model: Model, demands: Demands) -> Model:
+def with_demands(model: Model, demands: Demands) -> Model:
     """Add what the artifact itself asks for; refuse a manifest that says otherwise."""
     window = model.window
     if demands.fixed is not None:
@@ -168,7 +168,7 @@ def check_contract(model: Model, runner: Runner) -> int:
     """
     noise = Noise(model, seed=1)
     answer, failure = None, None
-    for height, width in _trial_sizes(model.window):
+    for height, width in trial_sizes(model.window):
         x = noise.scaled((1, len(model.bands), height, width))
         try:
             answer = runner.logits(x)
@@ -209,14 +209,15 @@ def check_contract(model: Model, runner: Runner) -> int:
     return int(answer.shape[1])
 
 
-def _trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:
+def trial_sizes(window: WindowSpec) -> list[tuple[int, int]]:
+    """Return the (height, width) of windows to try, in this order, until the network takes one."""
     if window.fixed is not None:
         return [window.fixed]
     multiple = window.multiple or 1
     return [(edge, edge) for edge in (-(-e // multiple) * multiple for e in _TRIAL_EDGES)]
 
 
-def _resolve(model: Model, probe: Probe) -> Model:
+def resolve(model: Model, probe: Probe) -> Model:
     """Fill in what was "auto"; a manifest may be stricter than the measurement, never laxer, unless it says so."""
     window = model.window
     period = lcm(window.period or 1, probe.period)

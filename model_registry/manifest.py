@@ -23,7 +23,7 @@ Emits = Literal["logits", "probabilities", "labels", "values"]
 Activation = Literal["softmax", "sigmoid", "none"]
 InputValues = Literal["dn", "physical"]
 OpKind = Literal["z-score", "min-max", "offset", "scale", "clip", "clip-min", "clip-max"]
-ArtifactFormat = Literal["onnx", "safetensors"]
+ArtifactFormat = Literal["onnx", "safetensors", "pt2", "torchscript"]
 RuntimeName = Literal["onnxruntime", "openvino", "torch"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -116,6 +116,24 @@ class PrecisionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldenTest:
+    """Pixels and the answer to them that the model's author has seen; `golden` compares.
+
+    input, output: hrefs of .npy files relative to the model's folder, with their multihashes.
+    rtol, atol: a score is right within atol + rtol * |expected|; classes must be equal.
+    mismatched_per_million: scores (or classes) that may be wrong all the same.
+    """
+
+    input: str
+    input_checksum: str
+    output: str
+    output_checksum: str
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    mismatched_per_million: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One scaling step in MLM's words; `scaling` gives its arithmetic.
 
@@ -150,7 +168,7 @@ class Model:
         no classes, emit "values", and know the activations none and sigmoid.
     threshold: smallest score of a class other than the first; see `postprocess`.
     exactness: None until the probe has measured it.
-    digest: sha256 over all that decides a pixel; not names, colours, licence, and not `precision`, which is a wish.
+    digest: sha256 over all that decides a pixel; not names, colours, licence, `test`, and not `precision`, a wish.
     """
 
     name: str
@@ -174,6 +192,7 @@ class Model:
     threshold: float | None = None
     exactness: Exactness | None = None
     precision: PrecisionSpec = PrecisionSpec()
+    test: GoldenTest | None = None
     architecture: str = ""
     hyperparameters: dict[str, Any] = field(default_factory=dict, hash=False)
     license: str | None = None

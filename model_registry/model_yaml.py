@@ -21,14 +21,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from model_registry import palette, scaling
 from model_registry.artifacts import check_checksum, locate, read_file
 from model_registry.errors import ArtifactError, ManifestError, UnsupportedModel
 from model_registry.manifest import (
     Artifact,
     Emits,
+    GoldenTest,
     InputValues,
     Model,
     ModelClass,
@@ -44,6 +43,7 @@ from model_registry.values import Values
 from model_registry.yaml_schema import (
     ArtifactBlock,
     Auto,
+    GoldenBlock,
     InputBlock,
     MlmInput,
     MlmOutput,
@@ -53,6 +53,7 @@ from model_registry.yaml_schema import (
     parse,
     unprefixed,
 )
+from model_registry.yaml_text import read_yaml
 
 MANIFEST = "model.yaml"
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -69,13 +70,10 @@ def read_folder(folder: Path) -> Model:
         UnsupportedModel: several inputs or outputs, or an axis order other than batch, band, row, column.
     """
     try:
-        document = yaml.safe_load(read_file(folder, MANIFEST, _MAX_MANIFEST_BYTES))
+        data = read_file(folder, MANIFEST, _MAX_MANIFEST_BYTES)
     except ArtifactError as error:
         raise ManifestError(f"the manifest cannot be read: {error.reason}", error.remedy) from None
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ManifestError(f"{MANIFEST} is not valid YAML{where}", "Correct the file") from None
+    document = read_yaml(data, MANIFEST)
     if not isinstance(document, Mapping) or not {"properties", "serving"} <= set(document):
         raise ManifestError(f"{MANIFEST} lacks the blocks 'properties' and 'serving'", "Write both")
     serving = parse(Serving, document["serving"], "serving")
@@ -136,6 +134,7 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         classes=classes,
         exactness=serving.exactness,
         precision=PrecisionSpec(**serving.precision.model_dump()),
+        test=None if serving.test is None else _test(serving.test),
         license=properties.license,
         attribution=properties.attribution,
         description=properties.description or "",
@@ -239,6 +238,11 @@ def _artifact(folder: Path, block: ArtifactBlock) -> Artifact:
         raise ArtifactError(f"artifact {path.name!r} is missing", "Put it beside model.yaml") from None
     declared = size if block.size is None else block.size
     return Artifact(block.href, block.format, check_checksum(block.checksum), declared)
+
+
+def _test(block: GoldenBlock) -> GoldenTest:
+    checksums = {name: check_checksum(getattr(block, name)) for name in ("input_checksum", "output_checksum")}
+    return GoldenTest(**{**block.model_dump(), **checksums})
 
 
 def _name_and_version(folder: Path, properties: Properties) -> tuple[str, str]:

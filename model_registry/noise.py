@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,13 +37,23 @@ class Noise:
     def raw(self, shape: tuple[int, ...], dtype: npt.DTypeLike | None = None) -> npt.NDArray[np.generic]:
         """Return raw pixels [B, C, H, W] as a raster would hold them, in the model's own dtype unless one is given."""
         wanted = self._dtype if dtype is None else np.dtype(dtype)
-        values = self._values(shape, 0.0, 1.0)
-        if wanted.kind == "f":
-            return values.astype(wanted)
-        limits = np.iinfo(wanted)
-        return np.clip(np.rint(values), limits.min, limits.max).astype(wanted)
+        return _rounded(self._values(shape, 0.0, 1.0), wanted)
 
-    def _values(self, shape: tuple[int, ...], darkest: float, brightest: float) -> Float32:
+    def landscape(self, shape: tuple[int, int], patch: int = 64) -> npt.NDArray[np.generic]:
+        """Return raw pixels [C, H, W] in the model's own dtype whose patches (px) differ in tone and contrast.
+
+        As fields, water and roofs do: plain noise has the same statistics everywhere, so that a network which looks at
+        the statistics of its window would seem not to.
+        """
+        height, width = shape
+        coarse = (1, self.channels, -(-height // patch), -(-width // patch))
+        darkest = 0.6 * self._random.random(coarse, dtype=np.float32)
+        contrast = 0.1 + 0.3 * self._random.random(coarse, dtype=np.float32)
+        low, more = (t.repeat(patch, axis=2).repeat(patch, axis=3)[..., :height, :width] for t in (darkest, contrast))
+        values = self._values((1, self.channels, height, width), low, low + more)
+        return _rounded(values[0], self._dtype)
+
+    def _values(self, shape: tuple[int, ...], darkest: float | Float32, brightest: float | Float32) -> Float32:
         batch, channels, height, width = shape
         white = self._random.random(shape, dtype=np.float32)
         rough = (batch, channels, -(-height // 8), -(-width // 8))
@@ -49,3 +61,11 @@ class Noise:
         share = darkest + (brightest - darkest) * (white + coarse[:, :, :height, :width]) / 2
         low, high = (v[None, :, None, None] for v in (self._low, self._high))
         return (low + (high - low) * share).astype(np.float32)
+
+
+def _rounded(values: Float32, wanted: np.dtype[Any]) -> npt.NDArray[np.generic]:
+    """Return `values` as pixels of that dtype."""
+    if wanted.kind == "f":
+        return values.astype(wanted)
+    limits = np.iinfo(wanted)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(wanted)

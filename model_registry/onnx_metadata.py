@@ -53,7 +53,17 @@ def read_onnx(path: Path) -> Model:
         UnsupportedModel: not a segmentation model, or weights in other files.
         ArtifactError: the file may not be opened, or is not ONNX.
     """
-    data = read_file(path.parent, path.name)
+    return model_of(read_file(path.parent, path.name), path.name, path.parent)
+
+
+def describes_itself(summary: OnnxSummary) -> bool:
+    """Whether the file carries the keys of Deepness and GeoDeep; `model_type` alone is written by others too."""
+    return {"model_type", "class_names"} <= set(summary.metadata)
+
+
+def model_of(data: bytes, file_name: str, folder: Path = Path()) -> Model:
+    """Return the model that the bytes of an .onnx file describe; errors as in `read_onnx`."""
+    path = folder / file_name
     summary = summarise(data)
     values = _values(summary.metadata)
     if str(values["model_type"]).lower() != "segmentor":
@@ -66,7 +76,7 @@ def read_onnx(path: Path) -> Model:
         name=slug(path.stem),
         version="1",
         title=path.stem,
-        folder=path.parent,
+        folder=folder,
         artifacts=(Artifact(path.name, "onnx", checksum_of(data), len(data)),),
         bands=tuple(str(i + 1) for i in range(bands)),
         input_values="dn",
@@ -93,7 +103,7 @@ def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
     for key in _KNOWN & set(metadata):
         try:
             values[key] = json.loads(metadata[key])
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ManifestError(f"the ONNX metadata key {key!r} is not JSON: {metadata[key][:60]!r}", _HOW) from None
     return values
 

@@ -8,9 +8,12 @@ Nothing is assumed about the runtime or the architecture. On strips of noise, al
    hands NaN on; the core's answer must not change. Binary search in multiples of the period;
 4. the same core in windows of two sizes, and alone or in a batch, must get the same answer.
 
-Only a network that passes all of it is `exact`. The tile alignment rule is that of Majurski and Bajcsy, "Exact
-Tile-Based Segmentation Inference for Images Larger than GPU Memory", J. Res. NIST 126:126009 (2021), found here without
-looking into the network. Networks with statistics over the window (Buglakova et al., arXiv 2503.19545) fail always.
+Only a network that passes all of it is `exact`. Of any other it is measured what a halo leaves: how often neighbouring
+windows disagree (`seams`). It runs in windows of one size, with the smallest halo that is good enough or a large one.
+
+The tile alignment rule is that of Majurski and Bajcsy, "Exact Tile-Based Segmentation Inference for Images Larger than
+GPU Memory", J. Res. NIST 126:126009 (2021), found here without looking into the network. Networks with statistics over
+the window (Buglakova et al., arXiv 2503.19545) fail always.
 """
 
 from __future__ import annotations
@@ -25,23 +28,27 @@ from model_registry.errors import ContractError
 from model_registry.manifest import Exactness, Model
 from model_registry.noise import Noise
 from model_registry.runtimes import Runner
+from model_registry.seams import LARGEST_SHARE, Seam, choose_halo, remaining
 from model_registry.strips import Strip
 
-VERSION = 1  # part of the cache key: raise it when a change here can change a result
+VERSION = 2  # part of the cache key: raise it when a change here can change a result
 HALO_LIMIT = 512  # px; a network that needs more is served as not exact
-FALLBACK_HALO = 64  # px, for networks that no halo makes exact
-UNSAFE_SHARE = 0.01  # of the core's pixels that other surroundings may move before "bounded" becomes "unsafe"
+UNSAFE_SHARE = 0.01  # of the pixels that windows or other surroundings may move before "bounded" becomes "unsafe"
 BUDGET_S = 30.0  # seconds after which searches stop and keep the (larger) halo that is already proven
 
 # Sizes below are tried in this order; each size is an odd multiple, so that it proves no larger one.
 _MULTIPLES = (1, 2, 3, 4, 6, 7, 8, 12, 14, 16, 24, 28, 32, 48, 56, 64, 96, 128)
 _LENGTHS = (256, 512, 2 * HALO_LIMIT + 256)
+# Periods searched are divisors of these: powers of two and 3, 5 or 7 times one, up to 256 px.
+_PERIODS = (64, 96, 80, 112, 256)
+_WORSE = 10.0  # times the cost of the best shift, from which a shift counts as off the period
 
 
 @dataclass(frozen=True)
 class Probe:
     """What was measured, in pixels; `halo` is a multiple of `period`, and for exact networks `multiple` is the period.
 
+    errors: for networks that are not exact, what remains at each halo, in windows of half and of the full size.
     notes: reasons for anything but "exact", and what could not be measured.
     """
 
@@ -50,17 +57,29 @@ class Probe:
     halo: int
     exactness: Exactness
     notes: tuple[str, ...] = ()
+    errors: tuple[Seam, ...] = ()
+
+    @property
+    def error(self) -> Seam | None:
+        """What remains at the halo, in windows of the full size: nothing for exact networks, None if not measured."""
+        if self.exactness == "exact":
+            return Seam(0, self.halo, 0.0, 0.0)
+        window = max((seam.window for seam in self.errors), default=0)
+        return next((s for s in reversed(self.errors) if s.window == window and s.halo <= self.halo), None)
 
 
-def measure_or_recall(model: Model, runner: Runner) -> Probe:
-    """Return the probe of `model`: from its manifest when that states everything, from the cache, or measured now."""
+def measure_or_recall(model: Model, runner: Runner, remeasure: bool = False) -> Probe:
+    """Return the probe of `model`: from its manifest when that states everything, from the cache, or measured now.
+
+    remeasure: whether to ignore what was kept.
+    """
     window = model.window
     if None not in (window.multiple, window.period, window.halo, model.exactness):
         assert window.multiple and window.period and window.halo is not None and model.exactness
         note = "stated by the manifest, not measured"
         return Probe(window.multiple, window.period, window.halo, model.exactness, (note,))
     key = probe_cache.key(model.digest, runner.runtime, runner.device, VERSION)
-    known = probe_cache.read(key, Probe)
+    known = None if remeasure else probe_cache.read(key, Probe)
     if known is None:
         known = measure(model, runner)
         probe_cache.write(key, known)
@@ -88,17 +107,18 @@ class _Measurement:
         multiple = multiple or (1 if self.fixed else self.find_multiple())
         strips, period = self.find_period(multiple)
         if period is None:
+            step = self.likely_period(multiple)
+            text = self.why_not(strips, step)
             stated = self.model.window.period
-            text = "its answer does not move along with its input: statistics over the window, or too much context"
             if stated is not None:
-                text = f"the stated period of {stated} px does not hold"
-            return self.inexact(multiple, multiple, text)
+                text = f"the stated period of {stated} px does not hold: {text}"
+            return self.inexact(multiple, step, text)
         # One number for the size of windows and for their place: a size that is merely accepted (an odd one by a
         # network that halves its input) may still stretch the answer.
         period = lcm(period, multiple)
         halo = self.find_halo(strips, period)
         if halo is None:
-            return self.inexact(multiple, period, f"pixels more than {self.reach(strips, period)} px away count")
+            return self.inexact(multiple, period, self.too_far(self.reach(strips, period)))
         if not self.fixed:
             for strip in strips:
                 difference = strip.size_difference(period, halo)
@@ -138,19 +158,51 @@ class _Measurement:
     def find_period(self, multiple: int) -> tuple[list[Strip], int | None]:
         """Return the shortest strips on which the network is seen to be shift-equivariant, and its period."""
         strips: list[Strip] = []
-        largest = multiple
-        while largest < 64 and (self.fixed is None or largest * 8 <= min(self.fixed)):
-            largest *= 2
         stated = self.model.window.period
+        largest = [lcm(self.with_room(n), multiple) for n in _PERIODS]
         for length in (0,) if self.fixed else _LENGTHS:
             strips = self.strips(length, multiple)
-            if not all(strip.moves_with(lcm(largest, stated or 1)) for strip in strips):
+            moving = (n for n in largest if all(strip.moves_with(lcm(n, stated or 1)) for strip in strips))
+            found = next(moving, None)
+            if found is None:
                 continue
             if stated is not None:
                 return strips, stated if all(strip.moves_with(stated) for strip in strips) else None
-            shifts = [s for s in range(1, largest) if largest % s == 0]
-            return strips, next((s for s in shifts if all(strip.moves_with(s) for strip in strips)), largest)
+            shifts = [s for s in range(1, found) if found % s == 0]
+            return strips, next((s for s in shifts if all(strip.moves_with(s) for strip in strips)), found)
         return strips, None
+
+    def with_room(self, shift: int) -> int:
+        """Return `shift`, halved until a fixed window has room for it."""
+        while self.fixed is not None and shift % 2 == 0 and 8 * shift > min(self.fixed):
+            shift //= 2
+        return shift
+
+    def likely_period(self, multiple: int) -> int:
+        """Return the period of what is local in a network that is not exact: off it, a shift costs many times more."""
+        strips = self.strips(_LENGTHS[0], multiple)
+        divisors = {s for n in _PERIODS[:-1] for s in range(1, n + 1) if n % s == 0}
+        shifts = sorted(n for n in {lcm(s, multiple) for s in divisors} if 8 * n <= min(s.length for s in strips))
+        costs = [max(strip.shift_cost(shift) for strip in strips) for shift in shifts]
+        least = min(costs, default=0.0)
+        return next((s for s, cost in zip(shifts, costs, strict=True) if cost <= _WORSE * least), multiple)
+
+    def why_not(self, strips: list[Strip], step: int) -> str:
+        """Return what kind of network it is whose answer does not move along with its input."""
+        far = self.reach(strips, step)
+        if all(strip.noise_holds(step, far) for strip in strips):
+            return (
+                "the answer depends on the place in the window or on its size (as with align_corners=True or learned "
+                "positions), not on what lies far away"
+            )
+        return self.too_far(far)
+
+    def too_far(self, reach: int) -> str:
+        """Return the reason of a network that no halo up to `reach` px makes exact."""
+        return (
+            f"what lies more than {reach} px away counts: statistics over the window (squeeze-excite, group or "
+            "instance norm), attention, or too much context"
+        )
 
     def find_halo(self, strips: list[Strip], period: int) -> int | None:
         """Return the smallest halo that holds on both axes, None when none does within the limit."""
@@ -202,13 +254,32 @@ class _Measurement:
         return min(strip.reach(period) for strip in strips)
 
     def inexact(self, multiple: int, period: int, reason: str, halo: int = 0) -> Probe:
-        """Return the probe of a network that is not exact, with a halo and how far surroundings still move it."""
-        wanted = self.model.window.halo if self.model.window.halo is not None else max(halo, FALLBACK_HALO)
-        if self.fixed:  # at least half of a fixed window must remain as its core
-            wanted = min(wanted, min(self.fixed) // 4 // period * period)
+        """Return the probe of a network that is not exact, with a halo and what it leaves.
+
+        halo: one that is needed at least.
+        """
+        edge = min(self.model.window.preferred, self.model.window.max or self.model.window.preferred)
+        shape = self.fixed or (max(period, edge // period * period),) * 2
+        affordable = min(shape) // LARGEST_SHARE // period * period
+        errors, telling, unmeasured = remaining(self.runner, self.model, shape, period, self.deadline)
+        self.notes += unmeasured
+        full = [seam for seam in errors if seam.window == min(shape)]
+        stated = self.model.window.halo
+        if stated is not None:
+            wanted = stated
+        else:  # what noise tells nothing of may still show on imagery
+            wanted = max(halo, choose_halo(full).halo if full and telling else affordable)
         chosen = -(-wanted // period) * period
-        strips = self.strips(max(512, 4 * chosen), period)
-        moved = max(strip.moved(period, chosen, whole=self.fixed is not None) for strip in strips)
-        exactness: Exactness = "unsafe" if moved > UNSAFE_SHARE else "bounded"
-        kept = f"with a halo of {chosen} px, other surroundings move up to {100 * moved:.2g} % of the pixels"
-        return replace(Probe(multiple, period, chosen, exactness), notes=(*self.notes, reason, kept))
+        if self.fixed or stated is None:
+            chosen = min(chosen, affordable)
+        probe = Probe(multiple, period, chosen, "bounded", errors=tuple(errors))
+        worst = max(strip.moved(period, chosen) for strip in self.strips(max(512, 4 * chosen), period))
+        left, told = probe.error, f"with a halo of {chosen} px in windows of {min(shape)} px,"
+        if left is not None:
+            self.notes.append(
+                f"{told} neighbouring windows differ in {100 * left.moved:.2g} % of the pixels of noise, by up to "
+                f"{left.dprob:.2g} of probability"
+            )
+        self.notes.append(f"{told} much darker or brighter surroundings move up to {100 * worst:.2g} % of them")
+        unsafe = max(worst, left.moved if left is not None else 0.0) > UNSAFE_SHARE
+        return replace(probe, exactness="unsafe" if unsafe else "bounded", notes=(reason, *self.notes))

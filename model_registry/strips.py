@@ -67,16 +67,33 @@ class Strip:
 
     def moves_with(self, shift: int) -> bool:
         """Whether shifting the input by `shift` px shifts the answer, as seen at the middle of the overlap."""
+        pair = self._shifted(shift)
+        return pair is not None and self._difference(*pair) <= _TOLERANCE
+
+    def shift_cost(self, shift: int) -> float:
+        """Return the mean difference of the scores after a shift by `shift` px; infinite where the strip is too short.
+
+        The mean, unlike the largest, tells a network that merely notices the shift from one that answers otherwise.
+        """
+        pair = self._shifted(shift)
+        return float("inf") if pair is None else float(np.mean(np.abs(pair[0] - pair[1])))
+
+    def shift_moves(self, shift: int) -> float | None:
+        """Return the share (0..1) of pixels that a shift by `shift` px moves (`moved`), None on too short a strip."""
+        pair = self._shifted(shift)
+        return None if pair is None else moved(*pair, self.kind)
+
+    def _shifted(self, shift: int) -> tuple[Float32, Float32] | None:
+        """Return the scores of the same pixels before and after a shift of the input, None on too short a strip."""
         if self.length - shift < 2 * _WIDTH:
-            return False
+            return None
         along = list(self.shape)
         along[self.axis] = shift
         more = self.noise.scaled((1, self.noise.channels, *along))
         shifted = self.cut(np.concatenate([self._pixels, more], axis=2 + self.axis), shift, shift + self.length)
         start = (self.length + shift - _WIDTH) // 2
         before = self.cut(self.answer, start, start + _WIDTH)
-        after = self.cut(self.logits(shifted), start - shift, start - shift + _WIDTH)
-        return self._difference(before, after) <= _TOLERANCE
+        return before, self.cut(self.logits(shifted), start - shift, start - shift + _WIDTH)
 
     def moat_holds(self, period: int, halo: int) -> bool:
         """Whether the core's answer ignores all that lies beyond `halo`: other noise, and NaN where it is handed on."""
@@ -123,14 +140,14 @@ class Strip:
         batch = np.concatenate([next(iter(self._other_noise())), self._pixels])
         return self._difference(self.answer, self.logits(batch)[1:])
 
-    def moved(self, period: int, halo: int, whole: bool = False) -> float:
+    def moved(self, period: int, halo: int) -> float:
         """Return the largest share of the core's pixels that other surroundings beyond `halo` move (`moved`).
 
-        They are other noise, darker noise, brighter noise and, unless the window must stay `whole`, none at all.
+        They are other noise, darker noise and brighter noise in a window of the same size.
         """
         start, stop = self.core(period)
         before = self.cut(self.answer, start, stop)
-        shares = [] if whole else [moved(before, self._cropped(period, halo), self.kind)]
+        shares = []
         for other in self._other_noise():
             got = self.cut(self.logits(self._surrounded(other, start - halo, stop + halo)), start, stop)
             shares.append(moved(before, got, self.kind))

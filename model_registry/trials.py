@@ -110,6 +110,13 @@ class Bench:
         took = seconds(runner, self.timed, self.unscale, 3, warm=1)
         return float(self.timed.shape[2] * self.timed.shape[3] / took)
 
+    def cpu_seconds(self, runner: Runner) -> float:
+        """Return CPU seconds per million pixels, over all threads of this process: one call, best on a warm runner."""
+        start = time.process_time()
+        runner(self.timed, self.unscale)
+        took = time.process_time() - start
+        return took / (float(self.timed.shape[2] * self.timed.shape[3]) / 1e6)
+
     def trial(self, candidate: Candidate, reference: Runner, device: str, threads: int | None) -> Trial:
         """Try `candidate`; whatever goes wrong with it is a reason to drop it."""
         own = candidate == (reference.runtime, reference.precision)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_registry.errors import ManifestError
-from model_registry.manifest import InputValues
+from model_registry.manifest import ArtifactFormat, InputValues
 
 Auto = Literal["auto"]
 _Block = TypeVar("_Block", bound=BaseModel)
@@ -25,7 +25,7 @@ class ArtifactBlock(_Strict):
     """One file of the model."""
 
     href: str
-    format: Literal["onnx", "safetensors"]
+    format: ArtifactFormat
     checksum: str
     size: int | None = None
 
@@ -101,6 +101,18 @@ class PrecisionBlock(_Strict):
     max_moved: float = Field(default=0.005, ge=0, le=1)
 
 
+class GoldenBlock(_Strict):
+    """A golden test."""
+
+    input: str
+    input_checksum: str
+    output: str
+    output_checksum: str
+    rtol: float = Field(default=1e-3, ge=0)
+    atol: float = Field(default=1e-3, ge=0)
+    mismatched_per_million: float = Field(default=100, ge=0, le=1e6)
+
+
 class Serving(_Strict):
     """The block `serving:`."""
 
@@ -113,6 +125,7 @@ class Serving(_Strict):
     output: OutputBlock = OutputBlock()
     nodata: NodataBlock = NodataBlock()
     precision: PrecisionBlock = PrecisionBlock()
+    test: GoldenBlock | None = None
     exactness: Literal["exact", "bounded", "unsafe"] | None = None
 
 

@@ -15,12 +15,12 @@ STOREYS = (
     {"values", "errors", "flight", "middleware", "vendor"},
     {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "imagery", "mosaic", "pixels", "ramps", "waiting", "zoom"},
-    {"layer"},
+    {"layer", "sheet"},
     {"assemble", "catalog", "outputs", "paint", "ready"},
     {"device", "legend"},
     {"engine"},
     {"metrics", "predict"},
-    {"fitting", "info", "reader"},
+    {"check", "fitting", "info", "reader"},
     {"documents", "routes"},
     {"params", "tiles"},
     {"extension"},
@@ -43,7 +43,9 @@ HOMES = {
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
-    "typer": "tiler/cli/__init__ tiler/cli/common tiler/cli/components tiler/cli/serving",
+    "PIL": "tiler/sheet",
+    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
+    "tiler/cli/models tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
@@ -52,11 +54,17 @@ HOMES = {
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
-    "torch": "model_registry/architectures/unet model_registry/runtimes/torch tiler/demo/probe tiler/demo/train",
-    "safetensors": "model_registry/runtimes/torch tiler/demo/train",
+    "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
+    "model_registry/runtimes/pt2 model_registry/runtimes/torch model_registry/runtimes/torchscript "
+    "model_registry/runtimes/weights tiler/demo/probe tiler/demo/train",
+    "safetensors": "model_registry/intake/checkpoint model_registry/runtimes/torch model_registry/runtimes/weights "
+    "tiler/demo/train",
+    "segmentation_models_pytorch": "model_registry/architectures/smp",
+    "huggingface_hub": "model_registry/intake/huggingface",
     "onnxruntime": "model_registry/runtimes/onnx model_registry/testing",
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
+    "obstore": "model_registry/remote_files",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.

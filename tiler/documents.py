@@ -61,11 +61,15 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
 
 
 def running(loaded: LoadedModel) -> dict[str, Any]:
-    """How a model runs here: runtime, precision, and the share of pixels that the precision moves against fp32."""
+    """How a model runs here: runtime and precision; the share of pixels that the precision moves against fp32; and the
+    share that depends on the window, measured on noise (0 for an exact model, None where it was not measured).
+    """
+    error = loaded.probe.error if loaded.probe.exactness == loaded.model.exactness else None
     return {
         "runtime": loaded.choice.runtime,
         "precision": loaded.choice.precision,
         "moved": round(loaded.choice.moved, 6),
+        "seam_error": None if error is None else round(error.moved, 6),
     }
 
 

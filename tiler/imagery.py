@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from morecantile import TileMatrixSet
+from numpy.typing import NDArray
 from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.io import Reader
+from rio_tiler.models import ImageData
 from rio_tiler.utils import render
 
 from tiler.scene import Scene, gdal_env
+from tiler.values import View
 
 # Percentiles of a small overview that become black and white when nobody says otherwise.
 STRETCH = (2.0, 98.0)
@@ -43,10 +47,19 @@ class Imagery:
                 empty = np.zeros((3, tilesize, tilesize), np.uint8)
                 return render(empty, empty[0])
             low, high = self._range(reader, indexes)
-        if image.array.dtype != np.uint8 or (low, high) != (0.0, 255.0):
-            image.rescale(((low, high),))
-        data = image.data if len(image.data) == 3 else np.repeat(image.data[:1], 3, axis=0)
-        return render(data, image.mask, zlevel=1)
+        return render(*_shown(image, low, high), zlevel=1)
+
+    def view(self, view: View) -> NDArray[np.uint8]:
+        """The scene on a view's pixels: uint8 [rows, cols, 4], transparent where there is none."""
+        indexes = self.bands or display_bands(self.scene)
+        with gdal_env(dict(self.scene.env)), Reader(self.scene.source) as reader:
+            image = reader.part(
+                view.bounds, bounds_crs=view.crs, dst_crs=view.crs, height=view.height, width=view.width,
+                indexes=indexes, resampling_method="bilinear",
+            )  # fmt: skip
+            low, high = self._range(reader, indexes)
+        data, mask = _shown(image, low, high)
+        return np.concatenate([data, mask[None]]).transpose(1, 2, 0).astype(np.uint8)
 
     def _range(self, reader: Reader, indexes: list[int]) -> tuple[float, float]:
         with self._lock:
@@ -59,6 +72,13 @@ class Imagery:
                     low, high = np.percentile(values, STRETCH) if values.size else (0.0, 1.0)
                     self.rescale = (float(low), float(max(high, low + 1e-6)))
             return self.rescale
+
+
+def _shown(image: ImageData, low: float, high: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Three bands in 0..255 and the mask."""
+    if image.array.dtype != np.uint8 or (low, high) != (0.0, 255.0):
+        image.rescale(((low, high),))
+    return image.data if len(image.data) == 3 else np.repeat(image.data[:1], 3, axis=0), image.mask
 
 
 def display_bands(scene: Scene) -> list[int]:

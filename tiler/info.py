@@ -56,6 +56,8 @@ def report(
             "exactness": f"{model.exactness}, halo {model.window.halo} px, period {model.window.period} px, "
             f"size multiple {model.window.multiple} px",
         }
+        if loaded.probe.notes:
+            facts["measured"] = "; ".join(loaded.probe.notes)
         if all(finding.fits for finding in findings):
             layer = fit(scene, loaded, indexes=indexes, max_gsd_factor=factor)
             grid, mercator, limits = layer.grid, tms.get("WebMercatorQuad"), Limits()

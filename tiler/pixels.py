@@ -96,15 +96,21 @@ def samples(source: Source, shape: tuple[int, int], count: int = 4) -> list[tupl
         shape: (height, width) of each window.
         count: how many at most; windows without any data are left out.
     """
+    return [(pixels, valid) for _, pixels, valid in busiest(source, shape, count)]
+
+
+def busiest(source: Source, shape: tuple[int, int], count: int) -> list[tuple[Rect, NDArray[Any], Mask]]:
+    """`samples` with the places where they lie, in grid pixels; some may hang over the grid's edge."""
     grid, (height, width) = source.grid, shape
-    found: list[tuple[float, int, NDArray[Any], Mask]] = []
+    found: list[tuple[float, int, Rect, NDArray[Any], Mask]] = []
     for down in (0.5, 0.25, 0.75):
         for across in (0.5, 0.25, 0.75):
             row, col = round(grid.height * down) - height // 2, round(grid.width * across) - width // 2
-            pixels, valid = read_window(source, Rect(row, col, height, width))
-            found.append((float(valid.mean()), len(found), pixels, valid))
+            place = Rect(row, col, height, width)
+            pixels, valid = read_window(source, place)
+            found.append((float(valid.mean()), len(found), place, pixels, valid))
     best = sorted((item for item in found if item[0] > 0), key=lambda item: (-item[0], item[1]))
-    return [(pixels, valid) for _, _, pixels, valid in best[:count]]
+    return [(place, pixels, valid) for _, _, place, pixels, valid in best[:count]]
 
 
 def reflect(start: int, count: int, size: int) -> NDArray[np.int64]:

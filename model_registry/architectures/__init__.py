@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from model_registry.architectures import smp
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +19,12 @@ def _unet(hyperparameters: Mapping[str, Any]) -> nn.Module:
     return UNet(UNetConfig(**hyperparameters))
 
 
-BUILDERS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {"unet": _unet}
+BUILDERS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "unet": _unet,
+    **{smp.PREFIX + name: partial(smp.build, smp.PREFIX + name) for name in sorted(smp.CLASSES)},
+}
+# They cannot be built on torch's "meta" device, which takes no memory: they bound their sizes themselves.
+COMPUTE_WHILE_BUILT = frozenset(smp.PREFIX + name for name in smp.CLASSES)
 
 
 def build(name: str, hyperparameters: Mapping[str, Any]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""ONNX files, and networks of the allow-list with their safetensors weights, through OpenVINO on the CPU.
+"""ONNX files, and whatever PyTorch runs, through OpenVINO on the CPU.
 
 Three things it does not say by itself. It answers NaN with 0 (its ReLU turns NaN into 0), so windows are checked before
 they go in, and whether a network's numbers are finite at all is seen by the reference runtime (`live`). It computes in
@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -180,20 +181,20 @@ def _from_torch(core: Any, model: Model, data: bytes) -> tuple[Any, Demands]:
     from model_registry.runtimes.torch import build_network, import_torch
 
     torch = import_torch("cpu")
-    network = build_network(model, data)
-    multiple = model.window.multiple or 1
+    network, demands = build_network(model, data)
+    multiple = lcm(model.window.multiple or 1, demands.multiple or 1)
     edge = -(-_EXAMPLE_EDGE // multiple) * multiple
-    height, width = model.window.fixed or (edge, edge)
-    example = torch.zeros((1, len(model.bands), height, width))
+    fixed = model.window.fixed or demands.fixed
+    height, width = fixed or (edge, edge)
+    example = torch.zeros((demands.batch or 1, len(model.bands), height, width))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing is deprecated in PyTorch, and OpenVINO's only way to take sizes
             graph = import_openvino().convert_model(network, example_input=example)
-        axes = model.window.fixed or (-1, -1)
-        graph.reshape([-1, len(model.bands), *axes])
+        graph.reshape([demands.batch or -1, len(model.bands), *(fixed or (-1, -1))])
     except Exception as error:  # tracing runs the network, whose exceptions may be any
         raise _cannot_load(error) from None
-    return graph, Demands(fixed=model.window.fixed)
+    return graph, demands._replace(fixed=fixed)
 
 
 def _cannot_load(error: Exception) -> ArtifactError:

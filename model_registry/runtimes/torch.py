@@ -1,12 +1,12 @@
-"""Weights in safetensors, run by an allow-listed architecture in PyTorch.
+"""Networks in PyTorch: weights in safetensors with an architecture of the allow-list, .pt2 programs, TorchScript.
 
-The file holds numbers only; the code that gives them a meaning is `model_registry.architectures`, never the file's own.
+Each format has a room that makes a module of verified bytes (`weights`, `pt2`, `torchscript`); all are run alike.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from model_registry import scaling
 from model_registry.components import arrays
-from model_registry.errors import ArtifactError, ContractError, UnsupportedModel
+from model_registry.errors import ContractError, UnsupportedModel
 from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.postprocess import Float32, Prediction, not_finite, predict, shown_components
 from model_registry.runtimes import Demands, Unscale
@@ -42,11 +42,11 @@ class TorchRunner:
         self._check_precision(precision, device)
         self.device = device
         self.precision: Precision = precision
-        self.demands = Demands(fixed=model.window.fixed)
         self._model = model
         self._threads = threads or default_threads()
         # channels_last is what lets oneDNN and cuDNN use their fast convolutions; without it, bf16 gains little.
-        network: Any = build_network(model, data)
+        network: Any
+        network, self.demands = build_network(model, data, device)
         self._network = network.to(device=device, memory_format=self._torch.channels_last)
         self._steps = [
             (step.kind, *(self._constant(v) for v in (step.a, step.b)))
@@ -108,17 +108,34 @@ class TorchRunner:
         del self._network
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch = self.demands.batch
+        if batch is None or batch == len(x):
+            return self._run(x)
+        # A program exported for one batch size: the last part is filled up with copies of its end.
+        parts = [x[start : start + batch] for start in range(0, len(x), batch)]
+        filled = [self._torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)]) for part in parts]
+        answers = [self._run(f)[: len(part)] for f, part in zip(filled, parts, strict=True)]
+        return cast("torch.Tensor", self._torch.cat(answers))
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
         try:
-            scores: torch.Tensor = self._network(x.contiguous(memory_format=self._torch.channels_last))
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            scores: Any = self._network(x.contiguous(memory_format=self._torch.channels_last))
+        except Exception as error:  # a file's own code may raise anything
             raise failure(x.shape, error) from None
+        if isinstance(scores, tuple | list) and len(scores) == 1:
+            scores = scores[0]
+        if not isinstance(scores, self._torch.Tensor):
+            told = (
+                f"a {type(scores).__name__} of {len(scores)}" if hasattr(scores, "__len__") else type(scores).__name__
+            )
+            raise ContractError(f"the network answers {told}", "Export it so that its one answer is the class map")
         if scores.ndim == 3:
             scores = scores[:, None]
         if scores.ndim != 4:
             raise ContractError(
                 f"the network answers an array of shape {list(scores.shape)}", "It must be [batch, class, row, column]"
             )
-        return scores.float()
+        return cast("torch.Tensor", scores.float())
 
     def _constant(self, values: npt.NDArray[Any]) -> torch.Tensor:
         constant: torch.Tensor = self._torch.from_numpy(values.astype(np.float32).reshape(1, -1, 1, 1))
@@ -172,48 +189,23 @@ def device_name(device: str) -> str:
     return str(torch.cuda.get_device_name(device)) if torch.cuda.is_available() else device
 
 
-def build_network(model: Model, data: bytes) -> torch.nn.Module:
-    """Return the model's architecture with the weights in `data`: float32, eval mode, no gradients, on the CPU."""
-    network = _build(model)
-    _load_weights(network, data)
-    return cast("torch.nn.Module", network.float().eval().requires_grad_(False))
+def build_network(model: Model, data: bytes, device: str = "cpu") -> tuple[torch.nn.Module, Demands]:
+    """Return (module, what it demands) of the artifact's bytes: float32, without gradients; see the formats' rooms."""
+    kind = model.artifacts[0].format
+    demands = Demands(fixed=model.window.fixed)
+    network: Any
+    if kind == "pt2":
+        from model_registry.runtimes import pt2
 
+        network, demands = pt2.network(data, len(model.bands), device)
+    elif kind == "torchscript":
+        from model_registry.runtimes import torchscript
 
-def _build(model: Model) -> Any:
-    from model_registry import architectures
+        network = torchscript.network(data)
+    else:
+        from model_registry.runtimes import weights
 
-    hyperparameters = dict(model.hyperparameters)
-    try:
-        return architectures.build(model.architecture, hyperparameters)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UnsupportedModel(
-            f"architecture {model.architecture!r} with {hyperparameters} cannot be built ({error})",
-            "Check properties.architecture and properties.hyperparameters",
-        ) from None
-
-
-def _load_weights(network: Any, data: bytes) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        weights: Mapping[str, Any] = load(data)
-    except (SafetensorError, ValueError) as error:
-        raise ArtifactError(
-            f"the file is not valid safetensors ({error})", "Save the weights with safetensors again"
-        ) from None
-    wanted = network.state_dict()
-    # num_batches_tracked counts training steps only; many exporters leave it out.
-    missing = [k for k in wanted if k not in weights and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in weights if k not in wanted]
-    remedy = "Check properties.architecture and properties.hyperparameters against the weights"
-    if missing or unknown:
-        named = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which the architecture lacks"
-        raise ContractError(f"the weights' file {named} ({len(missing)} missing, {len(unknown)} unknown)", remedy)
-    for key, value in weights.items():
-        if value.shape != wanted[key].shape:
-            raise ContractError(
-                f"weight {key!r} has the shape {list(value.shape)}, the architecture wants {list(wanted[key].shape)}",
-                remedy,
-            )
-    network.load_state_dict(dict(weights), strict=False)
+        network = weights.network(model, data)
+    for parameter in network.parameters():  # a script has no requires_grad_ of its own
+        parameter.requires_grad_(False)
+    return cast("torch.nn.Module", network), demands

@@ -1,4 +1,4 @@
-"""Shared by the tests of model_registry: the folder of real models, and a cache that is nobody's own."""
+"""Shared by the tests of model_registry: real models; a cache and a list of trust that are nobody's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setenv("TILER_TRUST", str(folder / "trust.json"))
     return folder
 
 

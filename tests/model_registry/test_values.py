@@ -326,7 +326,7 @@ class Coarse:
 @pytest.mark.parametrize("kind", ["regression", "embedding"])
 def test_precisions_are_judged_by_the_values_that_they_move(tmp_path: Path, kind: str) -> None:
     model = open_model((regression if kind == "regression" else embedding)(tmp_path / "m"))
-    model = live._resolve(model, measure(model, runner := load_runner(model)))
+    model = live.resolve(model, measure(model, runner := load_runner(model)))
     bench = trials.Bench(model, runner)
     assert bench.compare(runner) == (0.0, "")
     share, reason = bench.compare(Coarse(runner, "bf16"))  # type: ignore[arg-type]

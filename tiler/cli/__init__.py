@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from tiler.cli import components, serving
+from tiler.cli import check, components, intake, serving
 from tiler.cli.common import GDAL_DEFAULTS
+from tiler.cli.models import models_app
 
 __all__ = ["GDAL_DEFAULTS", "app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A model's prediction as a live map layer.")
 for command in (serving.serve, serving.info, serving.demo, components.components):
     app.command()(command)
+models_app.command("check")(check.check)
+models_app.command("add")(intake.add)
+models_app.command("import")(intake.convert)
+models_app.command("trust")(intake.trust)
+app.add_typer(models_app, name="models")

@@ -45,3 +45,13 @@ def told() -> Iterator[None]:
             text = escape(f"{where}: {problem['msg']}")
             errors.print(f"[red]Settings:[/red] {text}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+def bands_of(bidx: str | None) -> list[int] | None:
+    """Band numbers from text such as 3,2,1."""
+    if bidx is None:
+        return None
+    try:
+        return [int(part) for part in bidx.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--bidx {bidx!r} is not a list of whole numbers such as 3,2,1") from None

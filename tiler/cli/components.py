@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tiler.cli.common import console, told
-from tiler.cli.serving import BidxOption, FactorOption, bands_of
+from tiler.cli.common import bands_of, console, told
+from tiler.cli.serving import BidxOption, FactorOption
 
 
 def components(

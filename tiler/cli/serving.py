@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tiler.cli.common import console, errors, told
+from tiler.cli.common import bands_of, console, errors, told
 
 if TYPE_CHECKING:
     from tiler.settings import Settings
@@ -118,16 +118,6 @@ def _name(path: str, fallback: str) -> str:
     if not NAME.fullmatch(stem) or stem in RESERVED:
         stem = f"{fallback}-{stem}"
     return stem
-
-
-def bands_of(bidx: str | None) -> list[int] | None:
-    """Bands from a comma-separated list; what is none is the caller's mistake."""
-    if bidx is None:
-        return None
-    try:
-        return [int(part) for part in bidx.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"--bidx {bidx!r} is not a list of whole numbers such as 3,2,1") from None
 
 
 def _free_port(host: str, port: int) -> int:
