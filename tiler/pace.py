@@ -15,6 +15,9 @@ from typing import Protocol
 READ_LEAD = 1.5
 WAKE_UP = 0.003
 
+# What a window takes is known to about this share: the next one is formed so much earlier.
+UNSURE = 0.1
+
 # Windows formed beyond those on the devices, at most, when it is not said how many.
 MOST_AHEAD = 8
 
@@ -110,4 +113,4 @@ class Pace:
         if rate <= 0:
             return 0.0 if self.formed < 2 else None
         elapsed = max(device.elapsed for device in devices)
-        return self.pixels / rate - elapsed - READ_LEAD * self.read_seconds - WAKE_UP
+        return (1 - UNSURE) * self.pixels / rate - elapsed - READ_LEAD * self.read_seconds - WAKE_UP
