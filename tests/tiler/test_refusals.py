@@ -310,15 +310,11 @@ def test_a_threshold_is_a_probability(door: Door, inside: str, value: str) -> No
 
 
 def test_unknown_values_list_the_known(door: Door, inside: str) -> None:
-<<<<<<< HEAD
     door.refused(
         door.tile(f"{inside}.png", output="logits"),
         "'class', 'probability', 'confidence', 'value' or 'rgb'",
         status=422,
     )
-=======
-    door.refused(door.tile(f"{inside}.png", output="logits"), "'confidence', 'value' or 'rgb'", status=422)
->>>>>>> wt-outputs
     door.refused(door.tile(f"{inside}.png", resampling="cubic"), "'nearest' or 'bilinear'", status=422)
     door.refused(door.tile(f"{inside}.png", nodata="none"), "nodata", status=422)
     door.refused(door.get("NoSuchQuad/tilejson.json"), "WebMercatorQuad", status=422)
