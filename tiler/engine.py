@@ -340,9 +340,10 @@ class Engine:
 
     def _leave(self, ticket: Pending, origin: Origin) -> None:
         """Stop waiting; cells that nobody wants any more and no reader has taken are forgotten."""
-        if not ticket.missing:
-            return
         with self._changed:
+            if not ticket.missing:
+                self._waiting.answered(origin, time.monotonic())
+                return
             if ticket.error is None:
                 self._waiting.dropped(origin, time.monotonic())
             for key in self._flight.leave(ticket):

@@ -74,6 +74,8 @@ class InferenceFactory:
 
 def tile_endpoint(factory: Any) -> Callable[..., Any]:
     """The endpoint of a factory's tiles. Parameters that a path does not hold can be given as queries."""
+    # morecantile makes a deep copy for every question; nobody changes it here.
+    tms_of = functools.cache(factory.supported_tms.get)
     tms_ids: Any = Literal[tuple(factory.supported_tms.list())]
     reader_dependency, view_dependency, colormap_dependency, render_dependency = (
         Depends(inline(dependency))
@@ -102,7 +104,7 @@ def tile_endpoint(factory: Any) -> Callable[..., Any]:
         env: Any = Depends(factory.environment_dependency),
     ) -> Response:
         """A map tile of the prediction."""
-        tms = factory.supported_tms.get(tileMatrixSetId)
+        tms = tms_of(tileMatrixSetId)
         return await answer_tile(
             request,
             factory.service,

@@ -147,16 +147,32 @@ def cells_covering(where: Footprint, grid: Grid, *, margin: int = 0) -> list[Cel
     """
     rows, cols = where.rows, where.cols
     # Comparisons with NaN are False: samples without an image in the grid's CRS drop out here.
-    inside = (rows > -margin) & (rows < grid.height + margin) & (cols > -margin) & (cols < grid.width + margin)
-    if not inside.any():
-        return []
-    hit = np.zeros((grid.cell_rows, grid.cell_cols), bool)
-    for shift_row in {-margin, margin}:
-        for shift_col in {-margin, margin}:
-            row = np.clip(rows[inside] + shift_row, 0, grid.height - 1).astype(np.int64) // grid.cell
-            col = np.clip(cols[inside] + shift_col, 0, grid.width - 1).astype(np.int64) // grid.cell
-            hit[row, col] = True
-    return [Cell(int(row), int(col)) for row, col in zip(*np.nonzero(hit), strict=True)]
+    lowest, highest = min(rows.min(), cols.min()), max(rows.max() - grid.height, cols.max() - grid.width)
+    if not (lowest > 0 and highest < 0):
+        inside = (rows > -margin) & (rows < grid.height + margin) & (cols > -margin) & (cols < grid.width + margin)
+        if not inside.any():
+            return []
+        rows, cols = rows[inside], cols[inside]
+    found = [
+        (_cell_numbers(rows, down, grid.height, grid.cell), _cell_numbers(cols, right, grid.width, grid.cell))
+        for down in {-margin, margin}
+        for right in {-margin, margin}
+    ]
+    # Only where the footprint lies: a scene of a terapixel has a billion cells.
+    top, left = (min(int(numbers[axis].min()) for numbers in found) for axis in (0, 1))
+    bottom, right = (max(int(numbers[axis].max()) for numbers in found) for axis in (0, 1))
+    hit = np.zeros((bottom - top + 1, right - left + 1), bool)
+    for row, col in found:
+        hit[row - top, col - left] = True
+    return [Cell(top + int(row), left + int(col)) for row, col in zip(*np.nonzero(hit), strict=True)]
+
+
+def _cell_numbers(pixels: Coordinates, shift: int, size: int, cell: int) -> NDArray[np.int32]:
+    """The row (or column) of cells in which each pixel coordinate lies, moved by `shift` and kept inside the grid."""
+    # Cut off, not floored: all coordinates are positive once they are clipped.
+    numbers = np.clip(pixels + shift if shift else pixels, 0, size - 1).astype(np.int32)
+    numbers //= cell
+    return numbers
 
 
 def cell_of_point(x: float, y: float, crs: CRS, grid: Grid) -> tuple[Cell, int, int] | None:

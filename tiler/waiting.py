@@ -14,7 +14,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from tiler.values import Cell
 from tiler.windows import FIRST_PIXELS, Block, Shape, form
 
-# Requests of one client at one zoom that follow each other this closely (seconds) belong to one viewport.
+# Requests of one client at one zoom that follow another one, or an answer, this closely (seconds) belong to one viewport:
+# a client with few connections asks for the rest of its view as they come free.
 VIEWPORT_GAP = 0.25
 
 # Who has stayed at a view for long will stay for long: a window may take twice as many seconds of the device as its
@@ -152,6 +153,10 @@ class Waiting(Generic[Layer]):
         """A client does not wait any more for something that it had asked for: it looks elsewhere now."""
         client = self._client(origin)
         client.began = client.dropped = now
+
+    def answered(self, origin: Origin, now: float) -> None:
+        """A client has got something that it had waited for; what it asks for now is the rest of the same viewport."""
+        self._client(origin).last = now
 
     def next(self, now: float = 0.0, rate: float = 0.0) -> Job[Layer] | None:
         """Take the next block: its cells leave the queue. None when nothing waits.

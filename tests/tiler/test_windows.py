@@ -265,6 +265,25 @@ def test_the_newest_viewport_comes_first_and_inside_of_it_the_oldest_tile() -> N
     assert order(waiting) == [2, 2, 3, 3, 0, 0, 1, 1]
 
 
+def test_what_is_asked_for_after_an_answer_is_the_rest_of_the_viewport() -> None:
+    """A slow network answers every other second; the connection that comes free asks for the next tile of the view.
+
+    Were that a viewport of its own, the newest would always come first, and the oldest tile never.
+    """
+    waiting: Waiting[FakeLayer] = Waiting()
+    ann = Origin("ann")
+    for row in range(2):
+        asked(waiting, "ann", [Cell(row, 0)], 0.0)
+    served = []
+    for number in range(2, 8):
+        job = waiting.next()
+        assert job is not None
+        served.append(job.block.first.row)
+        waiting.answered(ann, 2.0 * number)
+        asked(waiting, "ann", [Cell(number, 0)], 2.0 * number + 0.01)
+    assert served == [0, 1, 2, 3, 4, 5]
+
+
 def test_another_zoom_is_another_viewport_however_soon() -> None:
     waiting: Waiting[FakeLayer] = Waiting()
     for row, level in ((0, 14), (1, 14), (2, 15), (3, 15)):
