@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
     {"values", "errors", "flight", "middleware", "vendor"},
     {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "imagery", "mosaic", "pixels", "ramps", "waiting", "zoom"},
-    {"layer"},
+    {"allowed", "answers", "blend", "imagery", "pixels", "ramps", "waiting", "zoom"},
+    {"layer", "mosaic"},
     {"assemble", "catalog", "outputs", "paint", "ready"},
     {"device", "legend"},
     {"engine"},
@@ -60,7 +60,7 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("answers", "assemble", "flight", "mosaic", "waiting", "windows")
+PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "waiting", "windows")
 
 
 def imported(file: Path) -> set[str]:
