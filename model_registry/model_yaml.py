@@ -136,6 +136,7 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         classes=classes,
         exactness=serving.exactness,
         precision=PrecisionSpec(**serving.precision.model_dump()),
+        augment=serving.augment,
         license=properties.license,
         attribution=properties.attribution,
         description=properties.description or "",

@@ -142,8 +142,10 @@ class _Measurement:
         while largest < 64 and (self.fixed is None or largest * 8 <= min(self.fixed)):
             largest *= 2
         stated = self.model.window.period
+        # A flipped window is counted from its end, so an augmented network wants that on its period, too.
+        step = multiple if self.model.augment == "none" else lcm(largest, stated or 1)
         for length in (0,) if self.fixed else _LENGTHS:
-            strips = self.strips(length, multiple)
+            strips = self.strips(length, step)
             if not all(strip.moves_with(lcm(largest, stated or 1)) for strip in strips):
                 continue
             if stated is not None:

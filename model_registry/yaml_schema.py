@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_registry.errors import ManifestError
-from model_registry.manifest import InputValues
+from model_registry.manifest import Augment, InputValues
 
 Auto = Literal["auto"]
 _Block = TypeVar("_Block", bound=BaseModel)
@@ -113,6 +113,7 @@ class Serving(_Strict):
     output: OutputBlock = OutputBlock()
     nodata: NodataBlock = NodataBlock()
     precision: PrecisionBlock = PrecisionBlock()
+    augment: Augment = "none"
     exactness: Literal["exact", "bounded", "unsafe"] | None = None
 
 

@@ -17,7 +17,7 @@ STOREYS = (
     {"allowed", "answers", "blend", "imagery", "pixels", "ramps", "waiting", "zoom"},
     {"layer", "mosaic"},
     {"assemble", "catalog", "outputs", "paint", "ready"},
-    {"device", "legend"},
+    {"device", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"fitting", "info", "reader"},

@@ -85,8 +85,8 @@ def band_names(layer: Layer, style: Style) -> tuple[str, ...]:
 def wants(layer: Layer, style: Style) -> bool:
     """Whether a style needs all that the network says: see `Style.needs_probabilities`.
 
-    Classes of overlapping windows cannot be blended, so their probabilities are needed whatever is shown. An embedding's
-    components can: they are sums of its channels.
+    Classes of overlapping windows cannot be blended, so their probabilities are needed whatever is shown. Components of
+    an embedding can: they are sums of its channels.
     """
     return style.needs_probabilities or (layer.grid.overlap > 0 and layer.model.kind == "classes")
 
@@ -115,7 +115,7 @@ def _classes(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Styl
     planes = None if mosaic.planes is None else np.stack([taps.take(plane) for plane in mosaic.planes])
     decides = style.threshold if layer.loaded.binary else None
     if taps.around or decides is not None or mosaic.classes is None:
-        classes = _decided(layer, _known(planes), decides)
+        classes = decided(layer, _known(planes), decides)
     else:
         classes = mosaic.classes[taps.rows, taps.cols]
     valid, classes, planes = _pooled(layer, taps.valid, classes, planes, samples)
@@ -134,7 +134,7 @@ def _classes(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Styl
     return valid, values
 
 
-def _decided(layer: Layer, planes: Floats, threshold: float | None) -> Classes:
+def decided(layer: Layer, planes: Floats, threshold: float | None) -> Classes:
     """Class values of probabilities [classes, rows, cols], by the rules of `model_registry.postprocess`.
 
     `threshold` takes the place of the model's own, for masks only: the second class where its probability reaches it.

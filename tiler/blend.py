@@ -1,12 +1,12 @@
 """Overlapping cells -> one answer: their weighted mean, for models whose answer depends on the window.
 
 Each cell is the middle of one fixed window, and keeps its pixels and `overlap` more on every side. Along each axis a
-cell's weight is a Hann ramp (half a raised cosine) over the 2 * overlap pixels that it shares with its neighbour: from 1
-down to 0 at the outer edge of what it keeps, where its window saw least of the surroundings. The two ramps sum to one,
-and where the scene ends there is none. So a pixel's answer depends on the fixed windows that hold it and on nothing else.
+cell's weight is a Hann ramp (half a raised cosine) over the 2 * overlap pixels that it shares with its neighbour: from
+1 down to 0 at the outer edge of what it keeps, where its window saw least of the surroundings. The two ramps sum to
+one, and where the scene ends there is none. So the answer of a pixel depends on the fixed windows that hold it and on
+nothing else.
 
-The window is the one named after J. von Hann; overlapping windows of a network weighted by distance from their middle
-are those of nnU-Net (Isensee et al., Nature Methods 18, 2021), which takes a Gaussian and has to normalise.
+nnU-Net weights overlapping windows likewise (Isensee et al., Nature Methods 18, 2021); its Gaussian needs a division.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def blended(
         area: grid pixels, inside of the grid.
 
     Returns:
-        valid, bool [rows, cols]; planes [planes, rows, cols] in the cells' own dtype, None when they have none. Summed in
-        float32 and cell by cell in one order, so that a pixel gets the same bits in every rectangle.
+        valid, bool [rows, cols]; planes [planes, rows, cols] in the cells' own dtype, None when they have none. Summed
+        in float32, cell by cell in one order, so that a pixel gets the same bits in every rectangle.
     """
     valid = np.zeros((area.height, area.width), bool)
     parts = []
@@ -74,7 +74,7 @@ def weights(number: int, count: int, cell: int, overlap: int, size: int) -> Floa
     cell, overlap, size: pixels of a cell, beyond each of its sides, and of the whole grid.
     """
     # The middles of the cell's pixels, counted from its own first edge.
-    place = np.arange(-overlap, cell + overlap) + 0.5
+    place = np.arange(-overlap, cell + overlap, dtype=np.float64) + 0.5
     whole = np.ones(len(place))
     if number > 0:
         whole *= _rise(place + overlap, 2 * overlap)
@@ -95,7 +95,7 @@ def area_under(where: Footprint, grid: Grid, cells: Iterable[Cell], margin: int 
     return Rect(rows[0], cols[0], rows[1] - rows[0], cols[1] - cols[0])
 
 
-def _rise(place: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+def _rise(place: NDArray[Any], length: int) -> NDArray[np.float64]:
     """Half a raised cosine: 0 before 0, 1 after `length`."""
     rise: NDArray[np.float64] = np.sin(np.clip(place / length, 0, 1) * (np.pi / 2)) ** 2
     return rise

@@ -37,8 +37,8 @@ ONLY_COUNTS = re.compile(r"(band|layer|channel|b)?[ _-]*\d*[a-z]?")
 # Cells of an exact model: small enough that little is inferred beyond what is seen.
 PREFERRED_CELL = 32
 
-# Windows of any other model share at least this much of their side with each neighbour's halo: what is blended has to be
-# wide enough to hide a difference of tone. A halo of an eighth is (8 / 6)^2 = 1.8 pixels inferred per pixel shown.
+# Windows of any other model have a halo of at least this share of their side: what is blended has to be wide enough to
+# hide a difference of tone. An eighth costs (8 / 6)^2 = 1.8 pixels inferred per pixel shown.
 LEAST_HALO = 1 / 8
 
 
@@ -87,6 +87,18 @@ class Layer:
         """How large windows may get; those of a model that is not exact hold one cell each."""
         grid = self.grid
         return Shape(grid.cell, grid.halo, self.max_window_pixels, single=self.window_shape is not None)
+
+    @property
+    def exactness(self) -> str:
+        """The model's exactness class, and for one that is not exact how its windows are put together."""
+        if self.model.exactness == "exact":
+            return "exact"
+        return f"{self.model.exactness}; {'blended' if self.grid.overlap else 'fixed windows'}"
+
+    @property
+    def redundancy(self) -> float:
+        """Pixels inferred per pixel of the scene when all of it is inferred; 0 where windows follow what is wanted."""
+        return 0.0 if self.window_shape is None else math.prod(self.window_shape) / self.grid.cell**2
 
     @cached_property
     def nodata(self) -> int:

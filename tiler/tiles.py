@@ -145,7 +145,7 @@ def layer_headers(layer: Layer) -> dict[str, str]:
     """What every answer says of its layer: model, exactness, and the resolution when it is not the model's own."""
     headers = {"X-Model": f"{layer.model.name}#{layer.model.digest[:12]}", "X-Revision": layer.revision}
     if layer.model.exactness != "exact":
-        headers["X-Exactness"] = str(layer.model.exactness)
+        headers["X-Exactness"] = layer.exactness
     wanted = layer.model.resolution
     if wanted is None or abs(layer.grid.gsd / wanted.value - 1) > 1e-3:
         headers["X-GSD"] = f"{layer.grid.gsd:.6g}; model={wanted.value if wanted else 'unknown'}"
