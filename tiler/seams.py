@@ -26,7 +26,7 @@ SHARES = (0.5, 0.25, 0.75)
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """The remaining seam. `None`: of a model that answers class numbers alone.
+    """The remaining seam. `None`: of a model that answers class numbers alone, or where nothing varies.
 
     Attributes:
         moved: share (0..1) of pixels near borders that another window gives another class (or value, by more than 1 %
@@ -91,8 +91,9 @@ def measure(layer: Layer, count: int = 2) -> Seam | None:
     if layer.model.emits == "labels":
         return Seam(wrong / max(seen, 1), None, None, None, len(places))
     served, beside, centred = np.sum(steps, axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        step, unblended = (float(np.nan_to_num(np.max(one / centred), nan=1.0)) for one in (served, beside))
+    # Where nothing changes inside of a window, nothing can be said relative to it.
+    told = centred > 0
+    step, unblended = (float((one[told] / centred[told]).max(initial=0.0)) or None for one in (served, beside))
     return Seam(wrong / max(seen, 1), largest, step, unblended, len(places))
 
 

@@ -13,21 +13,28 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
+from model_registry import load
 from model_registry.testing import global_mean, instance_norm, passthrough, write_model
 from tests.tiler.helpers import (
     RES,
     Host,
+    blended_scene,
     host,
     landscape,
     scene_pixels_of_tile,
+    softmax,
     tiles_over,
     write_scene,
 )
 from tiler import layer as room
 from tiler.blend import blended, weights
 from tiler.engine import Engine
+from tiler.errors import TooLargeError
 from tiler.grid import Footprint, Grid, cells_covering
-from tiler.values import Cell, Rect, Scores
+from tiler.layer import fit
+from tiler.predict import plan
+from tiler.scene import SceneRef, open_scene
+from tiler.values import Cell, Rect, Scores, Style, View
 
 HEIGHT, WIDTH = 300, 410
 SIDE, HALO = 128, 32  # of a window, and of what it shares with each neighbour
@@ -75,7 +82,7 @@ def models(folder: Path) -> dict[str, Path]:
         "labels": write_model(
             folder / "labels",
             passthrough(),
-            classes=[str(number) for number in range(256)],
+            classes=[str(number) for number in range(255)],
             bands=["gray"],
             scaling=None,
             output={"emits": "labels"},
@@ -89,42 +96,10 @@ def served(models: dict[str, Path]) -> Host:
     return host(models)
 
 
-def softmax(scores: Numbers) -> Numbers:
-    shares = np.exp(scores - scores.max(axis=0))
-    return np.asarray(shares / shares.sum(axis=0))
-
-
-def expected(onnx: Path, finish: Callable[[Numbers], Numbers], side: int = SIDE, halo: int = HALO) -> Numbers:
-    """[planes, rows, cols] in float64: every window of the scene by itself, then their sum with Hann's weights.
-
-    Written without the product: numpy's own padding, ONNX Runtime, one formula of two cosines, and a division.
-    """
+def expected(onnx: Path, finish: Callable[[Numbers], Numbers]) -> Numbers:
     scaled = PIXELS.astype(np.float32) / 255
     scaled[:, HOLE[0], HOLE[1]] = 0  # what stands in for missing pixels
-    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-    cell = side - 2 * halo
-    padded = np.pad(scaled, ((0, 0), (halo, 2 * side), (halo, 2 * side)), mode="reflect")
-    total: Any = 0.0
-    sums = np.zeros((HEIGHT + 3 * side, WIDTH + 3 * side))
-
-    def ramp(first: bool, last: bool) -> Numbers:
-        x = np.arange(side) + 0.5
-        down = np.where(x < 2 * halo, (1 - np.cos(np.pi * x / (2 * halo))) / 2, 1.0)
-        up = down[::-1]
-        return (np.ones(side) if first else down) * (np.ones(side) if last else up)
-
-    for top in range(0, HEIGHT, cell):
-        for left in range(0, WIDTH, cell):
-            window = padded[None, :, top : top + side, left : left + side].astype(np.float32)
-            (scores,) = session.run(None, {"x": np.ascontiguousarray(window)})
-            answer = finish(np.asarray(scores[0], np.float64))
-            weight = ramp(top == 0, top + cell >= HEIGHT)[:, None] * ramp(left == 0, left + cell >= WIDTH)
-            if np.ndim(total) == 0:
-                total = np.zeros((len(answer), *sums.shape))
-            total[:, top : top + side, left : left + side] += answer * weight
-            sums[top : top + side, left : left + side] += weight
-    inner = (slice(halo, halo + HEIGHT), slice(halo, halo + WIDTH))
-    return np.asarray(total[:, *inner] / sums[inner])
+    return blended_scene(onnx, scaled, finish, side=SIDE, halo=HALO)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +191,6 @@ def test_every_door_says_the_same(served: Host, scene: Path) -> None:
     """Tiles, points, a tif, statistics of a polygon: the same class for the same pixel."""
     classes, seen = shown(served, "norm", scene)
     with rasterio.open(scene) as dataset:
-        west, south, east, north = rasterio.warp.transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)
         transform, bounds = dataset.transform, dataset.bounds
     # A part of the scene whose corner is no cell's, as a tif on the grid's own pixels.
     part = (slice(53, 217), slice(71, 333))
@@ -233,10 +207,8 @@ def test_every_door_says_the_same(served: Host, scene: Path) -> None:
     # Points at and beside borders, at the scene's corners, and anywhere.
     random = np.random.default_rng(3)
     places = [(0, 0), (HEIGHT - 1, WIDTH - 1), (CELL, CELL), (CELL - 1, CELL), (CELL + HALO, 2 * CELL - HALO)]
-    places += [
-        (int(row), int(col))
-        for row, col in zip(random.integers(0, HEIGHT, 12), random.integers(0, WIDTH, 12), strict=True)
-    ]
+    anywhere = zip(random.integers(0, HEIGHT, 12), random.integers(0, WIDTH, 12), strict=True)
+    places += [(int(row), int(col)) for row, col in anywhere]
     for row, col in places:
         x, y = transform @ (col + 0.5, row + 0.5)
         told = served.get(f"norm/point/{x},{y}", scene, coord_crs="epsg:3857").json()["values"]
@@ -258,7 +230,6 @@ def test_every_door_says_the_same(served: Host, scene: Path) -> None:
     counts, names = next(iter(counted.values()))["histogram"]
     expected_counts = {float(v): int((classes[0][seen] == v).sum()) for v in np.unique(classes[0][seen])}
     assert dict(zip(map(float, names), map(int, counts), strict=True)) == expected_counts
-    assert (west, south) < (east, north)
 
 
 def test_values_are_blended(served: Host, models: dict[str, Path], scene: Path) -> None:
@@ -317,9 +288,10 @@ def test_two_replicas_agree_to_the_byte_whatever_was_asked_first(models: dict[st
 
 
 def test_class_numbers_alone_are_not_blended_and_it_is_said(served: Host, folder: Path, scene: Path) -> None:
-    gray = write_scene(folder / "gray.tif", PIXELS[:1])
+    shades = np.minimum(PIXELS[:1], 254)
+    gray = write_scene(folder / "gray.tif", shades)
     labels, seen = shown(served, "labels", gray)
-    assert seen.all() and (labels[0] == PIXELS[0]).all()
+    assert seen.all() and (labels == shades).all()
     tile = tiles_over(scene)[0]
     path = f"tiles/WebMercatorQuad/{tile.z}/{tile.x}/{tile.y}.png"
     assert served.get(f"labels/{path}", gray).headers["x-exactness"] == "unsafe; fixed windows"
@@ -417,3 +389,23 @@ def _holds(kept: Rect, row: int, col: int, margin: int) -> bool:
 def test_an_overlap_of_more_than_half_a_cell_is_refused() -> None:
     with pytest.raises(ValueError, match="half the cell"):
         Grid(CRS.from_epsg(3857), 0, 0, 1, 1, 133, 187, 32, 4, 32, 1.0, True, overlap=17)
+
+
+def test_a_view_at_the_limit_is_answered_wherever_it_lies_and_a_much_larger_one_is_not(
+    models: dict[str, Path], folder: Path
+) -> None:
+    large = write_scene(folder / "large.tif", np.full((3, 1500, 1500), 90, np.uint8))
+    layer = fit(open_scene(SceneRef(str(large))), load(models["norm"]))
+    grid = layer.grid
+
+    def planned(row: int, col: int, height: int, width: int) -> int:
+        left, top = grid.transform @ (col, row)
+        right, bottom = grid.transform @ (col + width, row + height)
+        view = View((left, bottom, right, top), grid.crs, 256, 256)
+        return len(plan(layer, view, Style(), max_pixels=512 * 512, max_side=4096).cells)
+
+    for offset in range(0, 70, 7):
+        assert planned(300 + offset, 400 - offset, 512, 512) >= 64
+        planned(100 + offset, 50 + offset, 256, 1024)
+    with pytest.raises(TooLargeError):
+        planned(0, 0, 1500, 1500)
