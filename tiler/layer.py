@@ -365,7 +365,9 @@ def _grid_over(scene: Scene, model: Model) -> tuple[Grid, tuple[int, int] | None
     if shape is None:
         cell = align * max(1, round(PREFERRED_CELL / align))
     else:
-        cell, halo, overlap = _cut(shape, halo, align, blends=model.exactness != "exact" and model.emits != "labels")
+        # Of a model that was not probed yet nothing is known, and nothing blended.
+        blends = model.exactness in ("bounded", "unsafe") and model.emits != "labels"
+        cell, halo, overlap = _cut(shape, halo, align, blends=blends)
     gsd_x, gsd_y = scene.gsd
     left, bottom, right, top = scene.bounds
     wanted = model.resolution

@@ -150,7 +150,7 @@ def _even(rect, margin):
 def test_tiles_of_an_augmented_model_equal_one_augmented_pass(
     scenes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A turned window is counted from another corner: it must lie on the period at both ends, and halo be all around."""
+    """A turned window is counted from another corner: both its ends lie on the period."""
     folder = write_model(
         tmp_path_factory.mktemp("augmented") / "m",
         strided_unet(depth=3),
