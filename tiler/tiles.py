@@ -140,7 +140,8 @@ def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted:
     """A strong ETag: the revision and everything of the request and of the limits that decides a byte."""
     colors = sorted(colormap.items()) if isinstance(colormap, Mapping) else list(colormap)
     tile = (wanted.z, wanted.x, wanted.y, wanted.tilesize, wanted.scale, wanted.format.value, dict(wanted.render))
-    decides = repr((layer.revision, tms_id, style, colors, rescale_of(layer.model, style), tile))
+    shown = rescale_of(layer.model, style)
+    decides = repr((layer.revision, tms_id, style, colors, shown, tile, limits.max_tile_pixels))
     return f'"{layer.revision}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"'
 
 
@@ -148,7 +149,7 @@ def layer_headers(layer: Layer) -> dict[str, str]:
     """What every answer says of its layer: model, exactness, and the resolution when it is not the model's own."""
     headers = {"X-Model": f"{layer.model.name}#{layer.model.digest[:12]}", "X-Revision": layer.revision}
     if layer.model.exactness != "exact":
-        headers["X-Exactness"] = str(layer.model.exactness)
+        headers["X-Exactness"] = layer.exactness
     wanted = layer.model.resolution
     if wanted is None or abs(layer.grid.gsd / wanted.value - 1) > 1e-3:
         headers["X-GSD"] = f"{layer.grid.gsd:.6g}; model={wanted.value if wanted else 'unknown'}"
