@@ -102,9 +102,17 @@ class Layer:
 
     @cached_property
     def nodata(self) -> int:
-        """A class number that no class has: what stands for 'no data' in files."""
-        taken = {item.value for item in self.model.classes}
-        return next(value for value in range(255, -1, -1) if value not in taken)
+        """A class number that no class has: what stands for 'no data' in files.
+
+        Raises:
+            MisfitError: there is none, with 256 classes.
+        """
+        free = set(range(256)) - {item.value for item in self.model.classes}
+        if not free:
+            raise MisfitError(
+                f"model {self.model.name!r} has 256 classes, which leaves no number for 'no data'", "Merge two of them"
+            )
+        return max(free)
 
     @cached_property
     def _minzooms(self) -> dict[tuple[str, int], int]:
