@@ -276,6 +276,12 @@ class Engine:
         return len(self._flight)
 
     @property
+    def busy(self) -> frozenset[str]:
+        """Revisions of layers that have cells in flight."""
+        with self._changed:
+            return frozenset(key.revision for key in self._flight)
+
+    @property
     def queued(self) -> int:
         """Cells that wait to be formed into windows."""
         return len(self._waiting)
