@@ -49,8 +49,8 @@ from tiler.models import Reloaded
 from tiler.params import inference_params, offered_format
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
-from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
 from tiler.roster import parse_address
+from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
 from tiler.scene import Scene, SceneRef, open_scene
 from tiler.settings import Settings
 from tiler.shadow import Shadow

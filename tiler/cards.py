@@ -30,7 +30,7 @@ class Cards:
         self._summaries: TTLCache[tuple[str, str], tuple[dict[str, Any], State]] = TTLCache(1024, SUMMARY_SECONDS)
         self._lock = threading.Lock()
 
-    def list(self) -> list[dict[str, Any]]:
+    def everything(self) -> list[dict[str, Any]]:
         """One entry for each of the operator's own names, then one for each version of the registry."""
         models = self._models
         own = []

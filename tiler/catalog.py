@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +192,7 @@ class Catalog:
         layer = self._present(place, home, open_it, indexes)
         return layer if layer.revision == revision else None
 
-    def _present(
-        self, place: Any, identity: str, open_it: Callable[[], Scene], indexes: Sequence[int] | None
-    ) -> Layer:
+    def _present(self, place: Any, identity: str, open_it: Callable[[], Scene], indexes: Sequence[int] | None) -> Layer:
         key = (place, identity)
         while True:
             with self._lock:
@@ -204,10 +203,8 @@ class Catalog:
             scene = open_it()
             if self.models.peek(identity) is None:
                 # A scene that does not fit must not have the model loaded for it.
-                source_of(
-                    scene, self.models.look_at(identity), indexes=indexes, max_gsd_factor=self._max_gsd_factor
-                )
-            loaded = self.models.get(identity, lambda model, scene=scene: self._sample(scene, indexes, model))
+                source_of(scene, self.models.look_at(identity), indexes=indexes, max_gsd_factor=self._max_gsd_factor)
+            loaded = self.models.get(identity, partial(self._sample, scene, indexes))
             layer = fit(
                 scene,
                 loaded,
@@ -228,9 +225,7 @@ class Catalog:
             # It was replaced meanwhile: it must not come back for as long as its layer would be kept.
 
     def _load(self, model: Model, samples: Sequence[NDArray[Any]]) -> LoadedModel:
-        loaded = load(
-            model, self._device, self._threads, policy=self._policy, runtime=self._runtime, samples=samples
-        )
+        loaded = load(model, self._device, self._threads, policy=self._policy, runtime=self._runtime, samples=samples)
         # One that comes back runs as it did before: runtime and precision are part of the revision.
         before = self._choices.setdefault(model.digest, loaded.choice.candidate)
         if before == loaded.choice.candidate:
@@ -251,7 +246,7 @@ class Catalog:
             return {home for revision in revisions if (home := self._homes.get(revision)) is not None}
 
     def _forget(self, identity: str) -> None:
-        """A model was unloaded, or replaced under its name: its layers go, those of a replaced one answer for a while."""
+        """A model was unloaded, or replaced under its name: its layers go. A replaced one's answer for a while."""
         current = self.models.peek(identity)
         with self._lock:
             for key in [key for key in self._layers if key[1] == identity]:

@@ -251,7 +251,7 @@ class inferenceExtension(FactoryExtension):
             models = catalog.models
             own = [name for name in models.own if number_of(models.identify(name)) is None]
             told = [describe(catalog.model(name)) for name in own]
-            return told if models.registry is None else [*told, *(x for x in cards.list() if x["id"] not in own)]
+            return told if models.registry is None else [*told, *(x for x in cards.everything() if x["id"] not in own)]
 
 
 def _reads_one_raster(reader: Any) -> bool:

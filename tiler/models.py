@@ -1,4 +1,4 @@
-"""The models that are served, by name: an operator's own, and a registry's. Loaded when first used, reloaded on request.
+"""The models that are served, by name: an operator's own, and a registry's. Loaded on first use, reloaded on request.
 
 Every model has an identity: the name of an operator's own (a folder, which may change under its name), or `name:3` of a
 registry's (which never changes). What a name or an alias means is a question to the roster; to move it is one
@@ -49,7 +49,7 @@ FAILED_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What a reload did: names that mean another model now; and those that do not, because it cannot be used, and why."""
+    """What a reload did: names that mean another model now, and by name why others do not: it cannot be used."""
 
     changed: tuple[str, ...] = ()
     failed: Mapping[str, str] | None = None

@@ -37,8 +37,8 @@ from tiler.paint import default_palette
 from tiler.predict import Limits, predict_point, predict_view
 from tiler.ramps import rescale_of
 from tiler.roster import Address, parse_address
-from tiler.shadow import Shadow
 from tiler.scene import Scene, SceneRef, display_name, gdal_env, open_scene
+from tiler.shadow import Shadow
 from tiler.values import Output, Resampling, Style, View
 
 # No CRS of the Earth has coordinates beyond it; arithmetic with larger ones would overflow.
@@ -65,8 +65,8 @@ class PredictingReader(BaseReader):
     Attributes:
         input: what the host's path dependency returned: a path, a URL, or a SceneRef.
         tms: tile matrix set of the request.
-        model: what the catalog knows a model by (`name`, `name@alias`, `name:3`), or that and @revision; then `pinned` is
-            True. `address` is the same at the present revision, and means it for ever.
+        model: as the catalog knows it (`name`, `name@alias`, `name:3`), or that and @revision; then `pinned` is True.
+            `address` is the model at its present revision.
         output, class_names, threshold, numbers: see `outputs.style_of`.
         indexes: bands of the scene in the model's order.
         nodata: overrides the scene's nodata.
@@ -236,7 +236,11 @@ class PredictingReader(BaseReader):
 
     def layer_of(self, model: str) -> Layer:
         """The layer of another model over the same scene, read the same way."""
-        options = {"indexes": self.indexes, "nodata": self.nodata, "reader_options": self.reader_options}
+        options: dict[str, Any] = {
+            "indexes": self.indexes,
+            "nodata": self.nodata,
+            "reader_options": self.reader_options,
+        }
         with Env(**dict(self.layer.scene.env)):
             return type(self)(self.input, tms=self.tms, model=model, **options).layer
 

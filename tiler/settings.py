@@ -125,7 +125,7 @@ class Settings(BaseSettings):
 
     @property
     def default_pair(self) -> tuple[str, str] | None:
-        """(scene, model) of the short form; None when there is nothing to serve by name, or the registry has to tell."""
+        """(scene, model) of the short form; None when nothing is served by name, or the registry has to tell."""
         model = self.default_model or next(iter(self.models), None)
         if not self.scenes or model is None:
             return None

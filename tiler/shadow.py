@@ -205,7 +205,9 @@ class Shadow:
         other = task.other()
         if other.model.kind != "classes":
             raise InferenceError(f"{task.pair.shadow} answers no classes")
-        counts, missing = compare(self._picture(task.layer, task.view), self._picture(other, task.view), task.layer, other)
+        counts, missing = compare(
+            self._picture(task.layer, task.view), self._picture(other, task.view), task.layer, other
+        )
         with self._lock:
             agreement = self._of(task.pair)
             agreement.tiles += 1

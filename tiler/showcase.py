@@ -24,12 +24,12 @@ from tiler.reader import Service
 from tiler.routes import NO_STORE, InferenceRoute
 
 # Nothing but its own style sheet; a page that shows others' texts must not be able to do more.
-POLICY = "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
 
 ModelPath = Annotated[str, Path(description="name, name@alias or name:3")]
-Form = Annotated[
-    Literal["json", "html"] | None, Query(alias="f", description="Default: html for browsers, else json")
-]
+Form = Annotated[Literal["json", "html"] | None, Query(alias="f", description="Default: html for browsers, else json")]
 
 
 def showcase(
@@ -58,7 +58,7 @@ def showcase(
     @router.get("", operation_id="listAllModels", response_class=JSONResponse)
     async def models(request: Request, form: Form = None) -> Response:
         """All models: the operator's own names, and every version of the registry."""
-        found = await service.engine.open(cards.list)
+        found = await service.engine.open(cards.everything)
         for item in found:
             item["links"] = links(request, item["id"])
         return _answer(request, form, "models", {"models": found}, root="./")

@@ -113,9 +113,7 @@ async def answer_tile(
     return Response(content, media_type=media_type, headers=headers)
 
 
-def offer_to_shadow(
-    service: Service, reader: PredictingReader, wanted: TileRequest, tilesize: int, kind: str
-) -> None:
+def offer_to_shadow(service: Service, reader: PredictingReader, wanted: TileRequest, tilesize: int, kind: str) -> None:
     """Let the shadow, if there is one, take a tile into its sample."""
     if service.shadow is None or kind != "predicted":
         return
