@@ -154,7 +154,9 @@ class Catalog:
         Raises:
             UnknownNameError, MisfitError, RequestError, BusyError: as `layer`.
         """
-        found = self.models.look_at(self.models.identify(model))
+        identity = self.models.identify(model)
+        self.models.check(identity)
+        found = self.models.look_at(identity)
         source_of(scene, found, indexes=indexes, max_gsd_factor=self._max_gsd_factor)
         return found
 

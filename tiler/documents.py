@@ -6,6 +6,7 @@ layer's name must not hold a path. REST and KVP are both named, since Esri's cli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ def running(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def page(name: str, **content: Any) -> str:
+def page(template: str, content: Mapping[str, Any]) -> str:
     """An HTML page from a template: no script, no style of its own, every text escaped."""
-    return _templates.get_template(f"{name}.html").render(**content)
+    return _templates.get_template(f"{template}.html").render(content)
 
 
 def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> str:

@@ -367,6 +367,7 @@ class Engine:
     def _read_loop(self) -> None:
         while (work := self._next_work()) is not None:
             self._read(work)
+            del work  # waiting for the next one must not keep this one's model in memory
 
     def _next_work(self) -> Work | None:
         """Wait for the next window to read; None when closing."""

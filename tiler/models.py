@@ -152,7 +152,6 @@ class Models:
         loaded = self.peek(identity)
         if loaded is not None:
             return loaded.model
-        self._check(identity)
         try:
             return self.find(identity)
         except ModelError as error:
@@ -185,7 +184,7 @@ class Models:
         source = self._sources.get(identity)
         if isinstance(source, LoadedModel):
             return source
-        self._check(identity)
+        self.check(identity)
 
         def load(model: Model) -> LoadedModel:
             if sample is not None and identity not in self._samples:
@@ -320,7 +319,8 @@ class Models:
             self._record(identity, _reason(error))
             raise
 
-    def _check(self, identity: str) -> None:
+    def check(self, identity: str) -> None:
+        """Raise again what kept a version from being loaded a short while ago."""
         error, until = self._failures.get(identity, (None, 0.0))
         if error is not None and self.pool.peek(identity) is None and time.monotonic() < until:
             # Another one: an exception that is raised twice would keep the frames of both.

@@ -107,11 +107,16 @@ class Pool:
             Exception: whatever `find` and `load` raise, for everybody who waits for it.
         """
         with self._lock:
+            leaving = identity in self._leaving
             found = self._found(identity)
-            if found is not None:
-                return found
             waiting = self._loading.get(identity)
-            mine = waiting or self._loading.setdefault(identity, Future())
+            mine = waiting or Future()
+            if found is None:
+                self._loading[identity] = mine
+        if found is not None:
+            if leaving:
+                self._make_room(identity, 0)
+            return found
         if waiting is not None:
             return waiting.result()
         try:

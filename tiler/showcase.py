@@ -105,7 +105,7 @@ def _answer(request: Request, form: str | None, template: str, found: dict[str, 
     if form == "json":
         return JSONResponse(found, headers=headers)
     headers |= {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(page(template, root=root, **found), headers=headers)
+    return HTMLResponse(page(template, {**found, "root": root}), headers=headers)
 
 
 def _check_token(request: Request, token: str | None) -> None:
