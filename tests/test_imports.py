@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "middleware", "roster", "vendor", "watch"},
-    {"cache", "grid", "pool", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "imagery", "models", "mosaic", "pixels", "ramps", "waiting", "zoom"},
-    {"layer", "sheet"},
+    {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
+    {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
+    {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
+    {"layer", "mosaic", "sheet"},
     {"assemble", "catalog", "outputs", "paint", "ready"},
-    {"device", "legend"},
+    {"device", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"shadow"},
@@ -69,7 +69,7 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("answers", "assemble", "flight", "mosaic", "pool", "roster", "waiting", "watch", "windows")
+PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "pace", "pool", "roster", "waiting", "watch", "windows")
 
 
 def imported(file: Path) -> set[str]:

@@ -250,7 +250,7 @@ class inferenceExtension(FactoryExtension):
             """The models that predictions can be asked of. Those of a registry are not loaded for it."""
             models = catalog.models
             own = [name for name in models.own if number_of(models.identify(name)) is None]
-            told = [describe(catalog.model(name)) for name in own]
+            told = [{**describe(catalog.model(name)), "id": name} for name in own]
             return told if models.registry is None else [*told, *(x for x in cards.everything() if x["id"] not in own)]
 
 

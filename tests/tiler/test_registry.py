@@ -6,6 +6,7 @@ import gc
 import io
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from model_registry.index import write_index
 from model_registry.testing import conv_chain, write_model
 from tests.model_registry import web
 from tests.tiler.controlled import until
-from tests.tiler.helpers import MERCATOR, RES, landscape, scene_pixels_of_tile, tiles_over, whole_scene, write_scene
+from tests.tiler.helpers import RES, landscape, scene_pixels_of_tile, tiles_over, whole_scene, write_scene
 from tiler import catalog as catalog_room
 from tiler.app import create_app
 from tiler.errors import BusyError, InferenceError, MisfitError
@@ -300,11 +301,12 @@ def test_one_in_use_is_never_unloaded(place: Place, monkeypatch: pytest.MonkeyPa
     pool, engine = pool_of(client), state_of(client).service.engine
     client.get("/field/cover:2/tilejson.json")
     runner = pool.peek("cover:2").runner
+    held_runner = [runner]
     entered, go = threading.Event(), threading.Event()
     real = type(runner).__call__
 
     def held(self: Any, *args: Any, **options: Any) -> Any:
-        if self is runner:
+        if self in held_runner:
             entered.set()
             assert go.wait(30)
         return real(self, *args, **options)
@@ -323,9 +325,10 @@ def test_one_in_use_is_never_unloaded(place: Place, monkeypatch: pytest.MonkeyPa
     until(lambda: not engine.busy)
     assert client.get(f"/field/cover:3/{place.tile}.npy").status_code == 200
     assert set(pool.entries()) == {"cover:1", "cover:3"}
+    gone = weakref.ref(runner)
+    held_runner.clear()
     del runner
-    gc.collect()
-    assert pool._leaving == {} or all(entry[0]() is None for entry in pool._leaving.values())
+    until(lambda: gc.collect() >= 0 and gone() is None, "the unloaded network's end")
 
 
 def test_first_requests_at_the_same_time_load_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -533,7 +536,7 @@ def test_a_shadow_that_fails_harms_nobody(place: Place) -> None:
     client = place.client(shadow={"cover": "cover@canary", "nope": "cover@nope"}, shadow_share=1.0)
     assert client.get(f"/field/cover/{place.tile}.png").status_code == 200
     until(lambda: state_of(client).service.shadow.idle)
-    (pair,) = client.get("/models/cover:3").json()["shadow"] if False else state_of(client).service.shadow.report()
+    (pair,) = client.get("/models/cover:3").json()["shadow"]
     assert pair["failed"] == 1 and pair["tiles"] == 0 and "7" in pair["reason"]
 
 
@@ -580,7 +583,6 @@ def test_readiness_is_told_and_loads_nothing(place: Place, monkeypatch: pytest.M
     assert waiting.status_code == 503 and not waiting.json()["ready"] and not loads
     client.get(f"/field/cover@canary/{place.tile}.png")
     assert client.get("/models/cover@canary/ready").status_code == 200
-    place.store.retire("cover:2") if not place.store.resolve("cover:2").aliases else None
 
 
 def test_an_item_is_one_that_the_registry_reads_again(place: Place) -> None:
@@ -638,7 +640,7 @@ def test_references_in_a_foreign_application(place: Place, foreign: Callable[...
     lost = client.get(path.format("nope") + ".png", params=query)
     assert lost.status_code == 404 and "own" in lost.json()["detail"] and "cover" in lost.json()["detail"]
     listed = client.get("/cog/inference").json()
-    assert [item["id"] for item in listed] == ["own", "land", "cover:1", "cover:2"] or len(listed) == 4
+    assert [item["id"] for item in listed] == ["own", "land", "cover:1", "cover:2"]
     assert client.get("/cog/inference/cover:2/legend.json").status_code == 200
 
 
@@ -672,9 +674,3 @@ def test_busy_is_told_as_busy() -> None:
     from tiler.models import in_our_words
 
     assert isinstance(in_our_words("m", RegistryError("it cannot be reached")), BusyError)
-
-
-def test_a_tile_matrix_set_is_the_same_for_all_versions(place: Place) -> None:
-    client = place.client()
-    numbers = {client.get(f"/field/cover:{n}/tilejson.json").json()["maxzoom"] for n in (1, 2)}
-    assert len(numbers) == 1 and MERCATOR.id == "WebMercatorQuad"
