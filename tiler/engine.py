@@ -268,6 +268,11 @@ class Engine:
         return len(self._flight)
 
     @property
+    def timeout(self) -> float:
+        """Seconds after which a request is given up."""
+        return self._timeout
+
+    @property
     def busy(self) -> frozenset[str]:
         """Revisions of layers that have cells in flight."""
         with self._changed:

@@ -12,8 +12,9 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,26 @@ from model_registry import LoadedModel, Model
 from tiler.errors import BusyError, MisfitError
 
 logger = logging.getLogger(__name__)
+
+_thread = threading.local()
+
+
+class StillLoading(Exception):
+    """A model is being loaded; whoever may not wait in this thread waits for `future` elsewhere, and asks again."""
+
+    def __init__(self, future: Future[LoadedModel]) -> None:
+        super().__init__("a model is being loaded")
+        self.future = future
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Inside, this thread loads a model if none is being loaded, but waits for nobody: StillLoading is raised."""
+    _thread.hurries = True
+    try:
+        yield
+    finally:
+        _thread.hurries = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,7 @@ class Pool:
         self._sizes: dict[str, int] = {}
         self._loading: dict[str, Future[LoadedModel]] = {}
         self._lock = threading.Lock()
+        self._now: Future[LoadedModel] | None = None
         # One at a time: what a runtime does per second is measured while loading, and memory is counted.
         self._turn = threading.Lock()
 
@@ -104,6 +126,7 @@ class Pool:
         Raises:
             MisfitError: it alone is larger than the budget.
             BusyError: the models in use leave no room for it now.
+            StillLoading: it, or another one, is being loaded; only inside of `without_waiting`.
             Exception: whatever `find` and `load` raise, for everybody who waits for it.
         """
         with self._lock:
@@ -111,8 +134,13 @@ class Pool:
             found = self._found(identity)
             waiting = self._loading.get(identity)
             mine = waiting or Future()
+            # Not to be cancelled by one of those who wait.
+            _ = waiting or mine.set_running_or_notify_cancel()
             if found is None:
+                if getattr(_thread, "hurries", False) and (other := waiting or self._now) is not None:
+                    raise StillLoading(other)
                 self._loading[identity] = mine
+                self._now = self._now or mine
         if found is not None:
             if leaving:
                 self._make_room(identity, 0)
@@ -121,6 +149,8 @@ class Pool:
             return waiting.result()
         try:
             with self._turn:
+                with self._lock:
+                    self._now = mine
                 loaded = self._load(identity, find, load, must)
         except BaseException as error:
             mine.set_exception(error)
@@ -130,6 +160,8 @@ class Pool:
         finally:
             with self._lock:
                 del self._loading[identity]
+                if self._now is mine:
+                    self._now = None
         self._make_room(identity, 0)
         return loaded
 

@@ -1,5 +1,6 @@
 """One tile over HTTP: 304 if the client has it, else predicted, painted, encoded and kept."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +18,11 @@ from titiler.core.telemetry import operation_tracer
 from tiler import zoom
 from tiler.assemble import band_names
 from tiler.cache import Encoded
+from tiler.engine import Engine
+from tiler.errors import BusyError
 from tiler.layer import Layer
 from tiler.paint import CLEAR, ColorMap, check_colors, check_format, encode
+from tiler.pool import StillLoading, without_waiting
 from tiler.predict import Limits, TileAnswer, predict_tile
 from tiler.ramps import Color, Rescale, rescale_of
 from tiler.reader import PredictingReader, Service, image_of
@@ -62,7 +66,7 @@ async def answer_tile(
         open_it: finds the layer; blocking.
         wanted: the tile.
     """
-    reader = await service.engine.open(open_it)
+    reader = await _opened(service.engine, open_it)
     layer = reader.layer
     style = replace(reader.style, resampling=wanted.view.get("resampling", "nearest"))
     colormap = wanted.colormap or reader.colormap
@@ -114,6 +118,29 @@ async def answer_tile(
         "Server-Timing": server_timing({**seconds_of(answer), "encode": encode}),
     }
     return Response(content, media_type=media_type, headers=headers)
+
+
+async def _opened(engine: Engine, open_it: Callable[[], PredictingReader]) -> PredictingReader:
+    """Open a reader in one of the engine's threads; while its model is being loaded, wait without one.
+
+    A view asks for twenty tiles: they must not take all threads while others' models are there to answer.
+    """
+
+    def hurried() -> PredictingReader:
+        with without_waiting():
+            return open_it()
+
+    until = time.monotonic() + engine.timeout
+    while True:
+        try:
+            return await engine.open(hurried)
+        except StillLoading as error:
+            loading = asyncio.wrap_future(error.future)
+        await asyncio.wait({loading}, timeout=max(0.0, until - time.monotonic()))
+        if not loading.done():
+            raise BusyError("the model is being loaded", "Ask again shortly", retry_after=5)
+        # Whoever loads it has been told what was wrong; asking again says so here, too.
+        loading.exception()
 
 
 def offer_to_shadow(service: Service, reader: PredictingReader, wanted: TileRequest, tilesize: int, kind: str) -> None:

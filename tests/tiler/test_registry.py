@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import threading
 import time
 import weakref
@@ -17,6 +18,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 from titiler.core.factory import TilerFactory
+from typer.testing import CliRunner
 
 from model_registry import Store, Version
 from model_registry.index import write_index
@@ -24,8 +26,11 @@ from model_registry.testing import conv_chain, write_model
 from tests.model_registry import web
 from tests.tiler.controlled import until
 from tests.tiler.helpers import RES, landscape, scene_pixels_of_tile, tiles_over, whole_scene, write_scene
+from tests.tiler.servers import get, serving
 from tiler import catalog as catalog_room
 from tiler.app import create_app
+from tiler.cli import GDAL_DEFAULTS
+from tiler.cli import app as cli
 from tiler.errors import BusyError, InferenceError, MisfitError
 from tiler.extension import inferenceExtension
 from tiler.settings import Settings
@@ -337,6 +342,28 @@ def test_first_requests_at_the_same_time_load_once(place: Place, monkeypatch: py
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(client.get, [f"/field/cover:2/{place.tile}.npy"] * 6))
     assert {answer.status_code for answer in answers} == {200} and loads == ["cover:2"]
+
+
+def test_while_a_model_is_loaded_the_others_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as many wait for it as there are threads that open things."""
+    client = place.client()
+    real, entered, go = catalog_room.load, threading.Event(), threading.Event()
+
+    def slow(*args: Any, **options: Any) -> Any:
+        entered.set()
+        assert go.wait(30)
+        return real(*args, **options)
+
+    monkeypatch.setattr(catalog_room, "load", slow)
+    with serving(client.app) as port, ThreadPoolExecutor(9) as pool:
+        waiting = [pool.submit(get, port, f"/field/cover:2/{place.tile}.npy") for _ in range(8)]
+        try:
+            assert entered.wait(30)
+            assert pool.submit(get, port, f"/field/cover/{place.tile}.npy").result(10).status == 200
+            assert not any(answer.done() for answer in waiting)
+        finally:
+            go.set()
+        assert {answer.result(30).status for answer in waiting} == {200}
 
 
 # Reload
@@ -674,3 +701,25 @@ def test_busy_is_told_as_busy() -> None:
     from tiler.models import in_our_words
 
     assert isinstance(in_our_words("m", RegistryError("it cannot be reached")), BusyError)
+
+
+def test_the_command_tells_a_server_to_reload(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: str, **environment: str) -> Any:
+        return CliRunner().invoke(cli, ["models", "reload", *arguments], env={**GDAL_DEFAULTS, **environment})
+
+    client = place.client(admin_token="secret")
+    with serving(client.app) as port:
+        url = f"http://127.0.0.1:{port}"
+        refused = command("--url", url, TILER_ADMIN_TOKEN="wrong")
+        assert refused.exit_code == 2 and "refused the token" in refused.stderr and "secret" not in refused.output
+        place.store.alias("cover", "default", 2)
+        done = command("--url", url, TILER_ADMIN_TOKEN="secret")
+        assert done.exit_code == 0 and done.stdout.strip() == "Reloaded: cover", done.output
+        place.store.alias("cover", "default", put_broken(place.store).number)
+        broken = command("--url", url, "--json", "--token", "secret")
+        assert broken.exit_code == 1 and "7" in json.loads(broken.stdout)["failed"]["cover"]
+    for wrong in (url, "file:///etc/passwd"):
+        gone = command("--url", wrong, "--token", "secret")
+        assert gone.exit_code == 2 and len(gone.stderr.strip().splitlines()) == 1
