@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from model_registry.refs import ModelRef, check_name, parse_ref, version_number
 from model_registry.versions import Shelf, State, Version, nearest, state_of
 
 _READS = 3
+_REVISION = re.compile(r"[0-9a-f]{12}")
 
 
 class Store:
@@ -157,6 +159,11 @@ class Store:
             RegistryError: the version is retired, or the alias cannot be one.
         """
         ref = ModelRef(name, alias=alias)
+        if _REVISION.fullmatch(alias):
+            raise RegistryError(
+                f"{alias!r} has 12 hexadecimal digits: addresses of tiles would take it for a revision",
+                "Use another alias",
+            )
         with self._changing(name) as shelf:
             shelf.pick(ModelRef(name, version=number))
             if number in shelf.retired:

@@ -12,18 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "leaving", "pace", "vendor"},
-    {"cache", "grid", "middleware", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "blend", "imagery", "pixels", "ramps", "waiting", "zoom"},
+    {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
+    {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
+    {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
     {"layer", "mosaic", "sheet"},
     {"assemble", "catalog", "outputs", "paint", "ready"},
     {"device", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},
+    {"shadow"},
     {"check", "fitting", "info", "reader"},
     {"documents", "routes"},
-    {"params", "tiles"},
-    {"extension"},
+    {"cards", "params", "tiles"},
+    {"extension", "showcase"},
     {"app"},
     {"cli"},
 )
@@ -39,13 +40,13 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes",
-    "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/tiles",
+    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes tiler/showcase",
+    "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/showcase tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
-    "tiler/cli/models tiler/cli/serving",
+    "tiler/cli/models tiler/cli/reload tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
@@ -68,7 +69,7 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "pace", "waiting", "windows")
+PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "pace", "pool", "roster", "waiting", "watch", "windows")
 
 
 def imported(file: Path) -> set[str]:

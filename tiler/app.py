@@ -3,16 +3,18 @@
 /{z}/{x}/{y}.png                                  the default pair
 /{scene}/{model}@{revision}/{z}/{x}/{y}.png       a named pair, kept by clients for ever
 /{scene}/{model}/{z}/{x}/{y}.png                  the same without revision, kept shortly
+    where {model} is `name`, and of a registry also `name@alias` or `name:3`, each with or without @{revision}
 ... tilejson.json  1.0.0/WMTSCapabilities.xml  point/{lon},{lat}  legend.json  statistics  feature  bbox  preview
 /{scene}/imagery/{z}/{x}/{y}.png                  the scene itself
+/models  /models/{model}                          what is known of the models, see `showcase`
 """
 
 import functools
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -43,15 +45,20 @@ from tiler.imagery import Imagery
 from tiler.legend import legend_of
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
+from tiler.models import Reloaded
 from tiler.params import inference_params, offered_format
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
+from tiler.roster import parse_address
 from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
-from tiler.scene import SceneRef, open_scene
+from tiler.scene import Scene, SceneRef, open_scene
 from tiler.settings import Settings
+from tiler.shadow import Shadow
 from tiler.shared_cache import SharedCache
+from tiler.showcase import showcase
 from tiler.tiles import TileRequest, answer_tile, open_reader
 from tiler.vendor import static_dir
+from tiler.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +88,7 @@ class State:
 
     settings: Settings
     service: Service
+    default_pair: tuple[str, str] | None = None
     imagery: dict[str, Imagery] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,8 +111,16 @@ class State:
         return self.imagery[name]
 
     def reload(self) -> list[str]:
-        """Let models whose files have changed take over, warmed; returns their names."""
+        """Let models that have changed take over, warmed; returns their names.
+
+        Raises:
+            MisfitError: one of them cannot be used; it was not replaced.
+        """
         return self.service.catalog.reload(self.service.engine.warm)
+
+    def refresh(self) -> Reloaded:
+        """As `reload`; tells of what failed instead of raising."""
+        return self.service.catalog.refresh(self.service.engine.warm)
 
     def open(self, scene: str, model: str) -> PredictingReader:
         """A predicting reader of a named pair. `model` may be name@revision."""
@@ -130,7 +146,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         shared=SharedCache(settings.shared_cache_url) if settings.shared_cache_url else None,
     )
     catalog = Catalog(
-        {name: FilePath(path) for name, path in settings.models.items()},
+        settings.models,
+        registry=settings.registry,
+        model_bytes=settings.model_bytes,
+        max_models=settings.max_models,
         device=settings.device,
         threads=settings.threads,
         policy=settings.precision,
@@ -140,12 +159,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ttl=settings.layer_ttl,
     )
     limits = Limits(settings.max_tile_pixels, settings.max_request_pixels, settings.max_side)
-    state = State(settings, Service(catalog=catalog, engine=engine, limits=limits))
+    catalog.busy = lambda: engine.busy
+    shadow = None
+    if settings.shadow:
+        shadow = Shadow(engine, limits, settings.shadow, catalog.models.identify, settings.shadow_share)
+    service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow)
+    state = State(settings, service, _default_pair(settings, catalog))
+    registry = catalog.models.registry
+    watch = None
+    if settings.watch_seconds is not None and registry is not None:
+        watch = Watch(registry, lambda: catalog.models.roster.fingerprint, state.refresh, settings.watch_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if watch is not None:
+            watch.close()
+        if shadow is not None:
+            shadow.stop()
         engine.close()
+        if shadow is not None:
+            shadow.close()
         catalog.close()
 
     # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for.
@@ -174,12 +208,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         return _unkept(await request_validation_exception_handler(request, error))
 
     _add_page(app, state)
+    token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    app.include_router(showcase(service, tuple(settings.scenes), state.refresh, token))
     if settings.allowed_urls:
         _add_urls(app, state)
-    if settings.default_pair:
-        engine.warm(state.open(*settings.default_pair).layer.loaded)
-        _add_pairs(app, state, settings.default_pair)
+    if state.default_pair:
+        # It answers at once, always.
+        catalog.models.pinned.add(parse_address(state.default_pair[1]).model)
+        engine.warm(state.open(*state.default_pair).layer.loaded)
+    if state.default_pair or (settings.scenes and registry is not None):
+        _add_pairs(app, state, state.default_pair)
     return app
+
+
+def _default_pair(settings: Settings, catalog: Catalog) -> tuple[str, str] | None:
+    """The settings' own, else the first scene and the registry's first model."""
+    if settings.default_pair or not settings.scenes or not catalog.names:
+        return settings.default_pair
+    return settings.default_scene or next(iter(settings.scenes)), catalog.names[0]
 
 
 def _unkept(response: Response) -> Response:
@@ -208,7 +254,12 @@ def _add_page(app: FastAPI, state: State) -> None:
         }
         return JSONResponse(body, 200 if engine.healthy else 503, {"Cache-Control": "no-store"})
 
-    registry = registry_of(state.service.engine)
+    models, shadow = state.service.catalog.models, state.service.shadow
+    registry = registry_of(
+        state.service.engine,
+        lambda: {name: entry.nbytes for name, entry in models.pool.entries().items()},
+        list if shadow is None else shadow.report,
+    )
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
@@ -218,31 +269,52 @@ def _add_page(app: FastAPI, state: State) -> None:
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         """The map page; a WMTS client that asks here by KVP gets the default pair."""
-        if state.settings.default_pair and _asks_wmts(request):
-            return await _wmts_kvp(request, state, *state.settings.default_pair)
+        if state.default_pair and _asks_wmts(request):
+            return await _wmts_kvp(request, state, *state.default_pair)
         return FileResponse(static / "index.html", headers={"Cache-Control": "no-cache"})
 
     @app.get("/api/pairs", operation_id="listPairs")
     async def pairs() -> list[dict[str, Any]]:
-        """Pairs of scene and model that fit, the default one first. Asking for another's tiles says why it does not."""
-        names = [(scene, model) for scene in state.settings.scenes for model in state.settings.models]
-        names.sort(key=lambda pair: pair != state.settings.default_pair)
-        found = [await state.service.engine.open(_describe_pair, state, *pair) for pair in names]
-        return [pair for pair in found if pair is not None]
+        """Pairs of scene and model that fit, the default one first. Asking for another's tiles says why it does not.
+
+        No model is loaded for it: whether one works is known once somebody has asked for its tiles.
+        """
+        names = [(scene, model) for scene in state.settings.scenes for model in state.service.catalog.names]
+        names.sort(key=lambda pair: pair != state.default_pair)
+        return await state.service.engine.open(_describe_pairs, state, names)
 
 
-def _describe_pair(state: State, scene: str, model: str) -> dict[str, Any] | None:
+def _describe_pairs(state: State, names: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    scenes: dict[str, Scene | None] = {}
+    found = []
+    for scene, model in names:
+        if scene not in scenes:
+            try:
+                scenes[scene] = open_scene(state.scene(scene))
+            except InferenceError:
+                scenes[scene] = None
+        opened = scenes[scene]
+        if opened is not None and (title := _title_if_fits(state, opened, model)) is not None:
+            found.append(
+                {
+                    "scene": scene,
+                    "model": model,
+                    "title": f"{state.settings.scenes[scene].title or scene}: {title}",
+                    "imagery": f"{scene}/imagery/{{z}}/{{x}}/{{y}}.png",
+                    "tilejson": f"{scene}/{model}/tilejson.json",
+                }
+            )
+    return found
+
+
+def _title_if_fits(state: State, scene: Scene, model: str) -> str | None:
+    catalog = state.service.catalog
     try:
-        reader = state.open(scene, model)
+        if not catalog.models.is_here(catalog.models.identify(model)):
+            return model  # to look at it is to fetch it
+        return catalog.fits(model, scene).title
     except InferenceError:
         return None
-    return {
-        "scene": scene,
-        "model": model,
-        "title": _title(state, scene, reader),
-        "imagery": f"{scene}/imagery/{{z}}/{{x}}/{{y}}.png",
-        "tilejson": f"{scene}/{model}/tilejson.json",
-    }
 
 
 def _title(state: State, scene: str, reader: PredictingReader) -> str:
@@ -284,35 +356,39 @@ def _add_urls(app: FastAPI, state: State) -> None:
     add_exception_handlers(app, {kind: code for kind, code in DEFAULT_STATUS_CODES.items() if kind is not Exception})
 
 
-def _add_pairs(app: FastAPI, state: State, default: tuple[str, str]) -> None:
+def _add_pairs(app: FastAPI, state: State, default: tuple[str, str] | None) -> None:
     """The named pairs, the default one in short form, and the scenes themselves."""
+
+    named_model = Annotated[str, Path(description="Name of a model, name@alias or name:3; with @revision or without")]
+    first = default or ("", "")
 
     async def named_scene(scene: Annotated[str, Path(description="Name of a scene")]) -> SceneRef:
         return state.scene(scene)
 
     async def named_pair(
         scene: Annotated[str, Path(description="Name of a scene")],
-        model: Annotated[str, Path(description="Name of a model, or name@revision")],
+        model: named_model,
     ) -> tuple[str, str]:
         state.scene(scene)  # before anything else is wrong: two parts of any path look like a pair
         return scene, model
 
     async def default_scene() -> SceneRef:
-        return state.scene(default[0])
+        return state.scene(first[0])
 
     async def default_pair() -> tuple[str, str]:
-        return default
+        return first
 
     async def no_environment() -> dict[str, Any]:
         return {}
 
-    named_model = Annotated[str, Path(description="Name of a model, or name@revision")]
     together = APIRouter()
     _add_imagery(together, state)
     for name, prefix, path, pair, model in (
         ("pair", "/{scene}/{model}", named_scene, named_pair, named_model),
-        ("default", "", default_scene, default_pair, default[1]),
+        ("default", "", default_scene, default_pair, first[1]),
     ):
+        if name == "default" and default is None:
+            continue
         router = APIRouter(
             prefix=prefix, tags=[name], route_class=InferenceRoute, dependencies=[Depends(offered_format)]
         )
@@ -374,9 +450,8 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
 
 
 def _pinned(request: Request, names: tuple[str, str], reader: PredictingReader) -> str:
-    """Absolute base address of a pair at its present revision."""
-    scene, model = names
-    return f"{request.base_url}{scene}/{model.partition('@')[0]}@{reader.layer.revision}"
+    """Absolute base address of a pair at its present revision, which means it also after an alias has moved."""
+    return f"{request.base_url}{names[0]}/{reader.address}"
 
 
 def _asks_wmts(request: Request) -> bool:
@@ -385,7 +460,8 @@ def _asks_wmts(request: Request) -> bool:
 
 async def _wmts_document(request: Request, state: State, scene: str, model: str) -> Response:
     reader = await state.service.engine.open(state.open, scene, model)
-    xml = documents.wmts(reader, _pinned(request, (scene, model), reader), _title(state, scene, reader))
+    identifier = re.sub("[@:]", "-", f"{scene}-{parse_address(model).model}")
+    xml = documents.wmts(reader, _pinned(request, (scene, model), reader), _title(state, scene, reader), identifier)
     return Response(xml, media_type="application/xml", headers={"Cache-Control": SHORT})
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from numpy.typing import NDArray
 
-from model_registry import LoadedModel, Model, ModelError, load, open_model
-from model_registry.candidates import Policy, RuntimeWish
+from model_registry import LoadedModel, Model, Registry, load
+from model_registry.candidates import Candidate, Policy, RuntimeWish
 from tiler.errors import MisfitError, UnknownNameError
 from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS, Layer, fit, source_of
+from tiler.models import Models, Reloaded, Warm
 from tiler.pixels import sample_windows
+from tiler.roster import number_of
 from tiler.scene import Scene
 
 # How many layers of replaced models stay, and for how long (seconds).
 RETIRED_LAYERS = 16
 RETIRED_SECONDS = 600.0
+
+# Revisions of a registry's versions that are found again after their alias has moved on.
+KNOWN_REVISIONS = 4096
 
 # (height, width) of the windows that a lower precision is judged by.
 SAMPLE_SHAPE = (512, 512)
@@ -31,12 +36,19 @@ class Catalog:
 
     A local scene that was replaced gets its new revision at once; that of any other source when its layer has been kept
     for `ttl` seconds and its header is read again.
+
+    Attributes:
+        models: those there are, by name.
+        busy: gives the revisions that have work in flight; their models are not unloaded. An engine's own `busy`.
     """
 
     def __init__(
         self,
         models: Mapping[str, str | Path | LoadedModel],
         *,
+        registry: Registry | str | Path | None = None,
+        model_bytes: int | None = None,
+        max_models: int | None = None,
         device: str = "cpu",
         threads: int | None = None,
         policy: Policy | None = None,
@@ -49,7 +61,11 @@ class Catalog:
         """Make a catalog.
 
         Args:
-            models: by name: a folder with model.yaml, a bare ONNX with metadata, or a model loaded already.
+            models: by name: a folder with model.yaml, a bare ONNX with metadata, a model loaded already, or, as text, a
+                reference into the registry.
+            registry: a folder or URL, or a registry that was opened; every name in it is served.
+            model_bytes: what loaded models may take together; None: any.
+            max_models: how many may be loaded; None: any.
             device: where models run, e.g. `cpu` or `cuda:0`.
             threads: CPU threads per forward pass; None takes the cores that the process may use.
             policy: `fp32`, `bf16`, `fp16` or `auto`; None takes each model's own. See `model_registry.choice`.
@@ -57,50 +73,45 @@ class Catalog:
             max_gsd_factor, max_window_pixels: see `layer.fit`.
             ttl: seconds a layer is kept.
             max_layers: layers kept.
+
+        Raises:
+            MisfitError, BusyError: the registry cannot be used, or reached.
         """
-        self._sources = dict(models)
-        self._loaded: dict[str, LoadedModel] = {}
+        self.busy: Callable[[], Collection[str]] = tuple
         self._device, self._threads, self._policy, self._runtime = device, threads, policy, runtime
-        self._samples: dict[str, Sequence[NDArray[Any]]] = {}
+        self._choices: dict[str, Candidate] = {}
         self._max_gsd_factor, self._max_window_pixels = max_gsd_factor, max_window_pixels
         self._layers: TTLCache[Any, Layer] = TTLCache(max_layers, ttl)
         # Maps that are open go on asking for the revision that they know.
         self._retired: TTLCache[Any, Layer] = TTLCache(RETIRED_LAYERS, RETIRED_SECONDS)
+        self._homes: LRUCache[Any, str] = LRUCache(KNOWN_REVISIONS)
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
+        self.models = Models(
+            models,
+            registry,
+            self._load,
+            in_use=self._in_use,
+            left=self._forget,
+            max_bytes=model_bytes,
+            max_models=max_models,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all models, in the order given."""
-        return tuple(self._sources)
+        """Names of all models: the operator's own in the order given, then the registry's."""
+        return self.models.names
 
-    def model(self, name: str, sample: Callable[[Model], Sequence[NDArray[Any]]] | None = None) -> LoadedModel:
-        """The model called `name`, loaded if it is not yet.
-
-        Args:
-            name: one of `names`.
-            sample: gives real windows [bands, rows, cols] of the scene to judge a lower precision by; called only when
-                the model has to be loaded.
+    def model(self, name: str) -> LoadedModel:
+        """The model called `name`, `name@alias` or `name:3`, loaded if it is not yet.
 
         Raises:
             UnknownNameError: no such model; the message lists those there are.
             MisfitError: the model's own files are not usable.
+            BusyError: there is no room for it now, or the registry cannot be reached.
         """
-        if name not in self._sources:
-            raise UnknownNameError(f"there is no model {name!r}", f"Known are: {', '.join(self.names)}")
-        with self._loading:
-            if name not in self._loaded:
-                source = self._sources[name]
-                if isinstance(source, LoadedModel):
-                    self._loaded[name] = source
-                    return source
-                try:
-                    if sample is not None:
-                        self._samples[name] = sample(open_model(source))
-                    self._loaded[name] = self._load(name, source)
-                except ModelError as error:
-                    raise MisfitError(f"model {name!r}: {error.reason}", error.remedy) from error
-            return self._loaded[name]
+        loaded = self.models.get(self.models.identify(name))
+        self.models.serves(name)
+        return loaded
 
     def layer(
         self,
@@ -115,7 +126,7 @@ class Catalog:
 
         Args:
             key: whatever decides what `open_it` returns.
-            model: name of the model.
+            model: name of the model, `name@alias` or `name:3`.
             open_it: opens the scene.
             indexes: bands of the scene, in the model's order.
             revision: the one that is asked for; the present one if empty.
@@ -123,94 +134,128 @@ class Catalog:
         Raises:
             UnknownNameError: no such model, or a revision that is not served any more.
             SceneError, MisfitError: the scene cannot be opened, or the model does not fit it.
+            BusyError: there is no room for the model now, or the registry cannot be reached.
         """
-        full_key = (key, model, tuple(indexes) if indexes else None)
-        present = self._present(full_key, model, open_it, indexes)
+        identity = self.models.identify(model)
+        place = (key, tuple(indexes) if indexes else None)
+        if revision and (old := self._earlier(place, identity, revision, open_it, indexes)) is not None:
+            return old
+        present = self._present(place, identity, open_it, indexes)
+        self.models.serves(model)
         if revision in ("", present.revision):
             return present
-        with self._lock:
-            retired = self._retired.get((full_key, revision))
-        if retired is None:
-            raise UnknownNameError(
-                f"revision {revision!r} of {model!r} is not served any more", f"The present one is {present.revision}"
-            )
-        return retired
+        raise UnknownNameError(
+            f"revision {revision!r} of {model!r} is not served any more", f"The present one is {present.revision}"
+        )
 
-    def _present(self, key: Any, model: str, open_it: Callable[[], Scene], indexes: Sequence[int] | None) -> Layer:
+    def fits(self, model: str, scene: Scene, indexes: Sequence[int] | None = None) -> Model:
+        """Whether a model fits a scene, as far as can be told without loading it; returns the model.
+
+        Raises:
+            UnknownNameError, MisfitError, RequestError, BusyError: as `layer`.
+        """
+        identity = self.models.identify(model)
+        self.models.check(identity)
+        found = self.models.look_at(identity)
+        source_of(scene, found, indexes=indexes, max_gsd_factor=self._max_gsd_factor)
+        return found
+
+    def reload(self, warm: Warm | None = None) -> list[str]:
+        """As `Models.reload`; returns the names that mean another model now.
+
+        Raises:
+            MisfitError: one of them cannot be used; the others have taken over.
+        """
+        done = self.models.reload(warm)
+        for name, reason in (done.failed or {}).items():
+            raise MisfitError(f"{name} was not replaced: {reason}")
+        return list(done.changed)
+
+    def refresh(self, warm: Warm | None = None) -> Reloaded:
+        """As `Models.reload`."""
+        return self.models.reload(warm)
+
+    def close(self) -> None:
+        """Free all models."""
+        self.models.close()
+
+    def _earlier(
+        self, place: Any, identity: str, revision: str, open_it: Callable[[], Scene], indexes: Sequence[int] | None
+    ) -> Layer | None:
+        """The layer of a revision that was served under this name before."""
+        with self._lock:
+            retired = self._retired.get((place, identity, revision))
+            home = self._homes.get((place, revision))
+        if retired is not None:
+            return retired
+        name, colon, _ = identity.rpartition(":")
+        if home is None or home == identity or not colon or home.rpartition(":")[0] != name:
+            return None
+        layer = self._present(place, home, open_it, indexes)
+        return layer if layer.revision == revision else None
+
+    def _present(self, place: Any, identity: str, open_it: Callable[[], Scene], indexes: Sequence[int] | None) -> Layer:
+        key = (place, identity)
         while True:
             with self._lock:
                 kept = self._layers.get(key)
             if kept is not None and kept.scene.is_current:
+                self.models.pool.touch(identity)
                 return kept
             scene = open_it()
-            loaded = self.model(model, partial(self._sample, scene, indexes))
+            if self.models.peek(identity) is None:
+                # A scene that does not fit must not have the model loaded for it.
+                source_of(scene, self.models.look_at(identity), indexes=indexes, max_gsd_factor=self._max_gsd_factor)
+            loaded = self.models.get(identity, partial(self._sample, scene, indexes))
             layer = fit(
                 scene,
                 loaded,
                 indexes=indexes,
                 max_gsd_factor=self._max_gsd_factor,
                 max_window_pixels=self._max_window_pixels,
+                version=identity if number_of(identity) is not None else "",
             )
             with self._lock:
-                # A model that was replaced meanwhile must not come back for as long as its layer would be kept.
-                if self._loaded.get(model) is loaded:
+                current = self.models.peek(identity)
+                if current is None or current is loaded:
+                    self._homes[place, layer.revision] = identity
+                    self._homes[layer.revision] = identity
+                if current is loaded:
                     self._layers[key] = layer
+                if current is None or current is loaded:
                     return layer
+            # It was replaced meanwhile: it must not come back for as long as its layer would be kept.
 
-    def _load(self, name: str, source: str | Path) -> LoadedModel:
+    def _load(self, model: Model, samples: Sequence[NDArray[Any]]) -> LoadedModel:
+        loaded = load(model, self._device, self._threads, policy=self._policy, runtime=self._runtime, samples=samples)
+        # One that comes back runs as it did before: runtime and precision are part of the revision.
+        before = self._choices.setdefault(model.digest, loaded.choice.candidate)
+        if before == loaded.choice.candidate:
+            return loaded
+        loaded.close()
         return load(
-            source,
-            self._device,
-            self._threads,
-            policy=self._policy,
-            runtime=self._runtime,
-            samples=self._samples.get(name, ()),
+            model, self._device, self._threads, policy=before.precision, runtime=before.runtime, samples=samples
         )
 
     def _sample(self, scene: Scene, indexes: Sequence[int] | None, model: Model) -> list[NDArray[Any]]:
         source, shape = source_of(scene, model, indexes=indexes, max_gsd_factor=self._max_gsd_factor)
         return sample_windows(source, model.window.fixed or SAMPLE_SHAPE)
 
-    def reload(self, warm: Callable[[LoadedModel], None] | None = None) -> list[str]:
-        """Look at the files of all loaded models again, and let those that changed take over.
+    def _in_use(self) -> set[str]:
+        """Identities of models with work in flight."""
+        revisions = self.busy()
+        with self._lock:
+            return {home for revision in revisions if (home := self._homes.get(revision)) is not None}
 
-        A new model is loaded, checked and warmed beside the old one, which goes on answering; requests that have begun
-        finish with the model they began with. When it fails, the old one stays.
-
-        Args:
-            warm: called with each new model before it takes over.
-
-        Returns:
-            Names of the models that changed.
-
-        Raises:
-            MisfitError: a changed model cannot be loaded; those before it have taken over.
-        """
-        changed = []
-        for name, loaded in list(self._loaded.items()):
-            source = self._sources[name]
-            if isinstance(source, LoadedModel):
-                continue
-            try:
-                if open_model(source).digest == loaded.model.digest:
-                    continue
-                fresh = self._load(name, source)
-            except ModelError as error:
-                raise MisfitError(f"model {name!r}: {error.reason}", error.remedy) from error
-            if warm is not None:
-                warm(fresh)
-            with self._loading, self._lock:
-                # The old one is freed when the last layer that uses it is gone.
-                self._loaded[name] = fresh
-                for key in [key for key in self._layers if key[1] == name]:
+    def _forget(self, identity: str) -> None:
+        """A model was unloaded, or replaced under its name: its layers go. A replaced one's answer for a while."""
+        current = self.models.peek(identity)
+        with self._lock:
+            for key in [key for key in self._layers if key[1] == identity]:
+                if self._layers[key].loaded is not current:
                     layer = self._layers.pop(key)
-                    self._retired[(key, layer.revision)] = layer
-            changed.append(name)
-        return changed
-
-    def close(self) -> None:
-        """Free all models."""
-        with self._loading:
-            for loaded in self._loaded.values():
-                loaded.close()
-            self._loaded.clear()
+                    if current is not None:
+                        self._retired[(*key, layer.revision)] = layer
+            if current is None:
+                for key in [key for key in self._retired if key[1] == identity]:
+                    del self._retired[key]

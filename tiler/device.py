@@ -144,6 +144,7 @@ class Device:
                     works = taken
                     self._answer(works)
                 self._working = False
+                works, taken = [], []  # waiting for the next must not keep this one's model in memory
         except BaseException as error:  # the thread must not die without a word
             logger.exception("device %s died", self.name)
             self.dead = error
@@ -172,6 +173,7 @@ class Device:
             except Exception as error:  # whoever waits must hear of it, whatever it is
                 logger.exception("the answer to %s could not be kept", work.window)
                 self._fail(work, _in_our_words(error, work))
+            del answer, work, parts
 
     def _run(self, call: Call) -> None:
         try:

@@ -6,6 +6,7 @@ layer's name must not hold a path. REST and KVP are both named, since Esri's cli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tiler.legend import answer_of, kind_of, windows_of
 from tiler.reader import PredictingReader
 
 _templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=select_autoescape(["xml"])
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=select_autoescape(["xml", "html"])
 )
 
 
@@ -79,13 +80,19 @@ def running(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def wmts(reader: PredictingReader, base: str, title: str) -> str:
+def page(template: str, content: Mapping[str, Any]) -> str:
+    """An HTML page from a template: no script, no style of its own, every text escaped."""
+    return _templates.get_template(f"{template}.html").render(content)
+
+
+def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> str:
     """Capabilities document of a prediction, as XML.
 
     Args:
         reader: the prediction; its tile matrix set is the document's only one.
         base: absolute address of the pair, with the revision.
-        title: name for people; the layer's identifier is the base's last part.
+        title: name for people.
+        identifier: name for programs, the same at every revision.
     """
     tms, scene = reader.tms, reader.layer.scene
     west, south, east, north = scene.geographic_bounds
@@ -96,7 +103,7 @@ def wmts(reader: PredictingReader, base: str, title: str) -> str:
         matrices.append({"matrix": tms.matrix(z), "limits": (first.y, last.y, first.x, last.x)})
     return _templates.get_template("wmts.xml").render(
         title=title,
-        identifier="-".join(base.rsplit("/", 2)[1:]).partition("@")[0],
+        identifier=identifier,
         tms=tms,
         epsg=zoom.epsg_of(tms),
         bounds=(west, south, east, north),

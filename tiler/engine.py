@@ -268,6 +268,17 @@ class Engine:
         return len(self._flight)
 
     @property
+    def timeout(self) -> float:
+        """Seconds after which a request is given up."""
+        return self._timeout
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """Revisions of layers that have cells in flight."""
+        with self._changed:
+            return frozenset(key.revision for key in self._flight)
+
+    @property
     def queued(self) -> int:
         """Cells that wait to be formed into windows."""
         return len(self._waiting)
@@ -358,6 +369,7 @@ class Engine:
     def _read_loop(self) -> None:
         while (work := self._next_work()) is not None:
             self._read(work)
+            del work  # waiting for the next one must not keep this one's model in memory
 
     def _next_work(self) -> Work | None:
         """Wait for the next window to read; None when closing."""

@@ -21,7 +21,8 @@ from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import BaseFactory, FactoryExtension, TilerFactory, img_endpoint_params
 from titiler.core.resources.enums import ImageType
 
-from model_registry import LoadedModel
+from model_registry import LoadedModel, Registry
+from tiler.cards import Cards
 from tiler.catalog import Catalog
 from tiler.documents import running
 from tiler.engine import Engine
@@ -37,6 +38,7 @@ from tiler.params import (
 )
 from tiler.predict import Limits
 from tiler.reader import Service, reader_of
+from tiler.roster import number_of, parse_address
 from tiler.routes import InferenceRoute, inline
 from tiler.tiles import TileRequest, answer_tile, open_reader, render
 
@@ -165,6 +167,9 @@ class inferenceExtension(FactoryExtension):
         prefix: where the endpoints go below the factory's own; must hold `{model}`.
         dependencies: FastAPI dependencies of the new routes, beside the host's own.
         extensions: TiTiler extensions to register on the predictions (e.g. `wmtsExtension()`).
+        registry: a registry's folder or URL, or one that was opened: every name in it is served, as `name`,
+            `name@alias` or `name:3`; `models` may then name references into it, such as `landcover@champion`.
+        model_bytes: what loaded models may take together; see `Catalog`.
         catalog, engine: to share between several factories; made when not given.
         limits: what one request may cost.
         device, max_gsd_factor: see `Catalog`.
@@ -174,6 +179,8 @@ class inferenceExtension(FactoryExtension):
     prefix: str = "/inference/{model}"
     dependencies: Sequence[Any] = attr_field(factory=tuple)
     extensions: Sequence[FactoryExtension] = attr_field(factory=tuple)
+    registry: Registry | str | FilePath | None = None
+    model_bytes: int | None = None
     catalog: Catalog | None = None
     engine: Engine | None = None
     limits: Limits = attr_field(factory=Limits)
@@ -194,9 +201,17 @@ class inferenceExtension(FactoryExtension):
         if "{model}" not in self.prefix:
             raise ValueError(f"prefix={self.prefix!r} must hold {{model}}")
         # Kept, so that one extension on several factories loads its models once.
-        self.catalog = self.catalog or Catalog(self.models, device=self.device, max_gsd_factor=self.max_gsd_factor)
+        self.catalog = self.catalog or Catalog(
+            self.models,
+            registry=self.registry,
+            model_bytes=self.model_bytes,
+            device=self.device,
+            max_gsd_factor=self.max_gsd_factor,
+        )
         self.engine = self.engine or Engine()
         catalog = self.catalog
+        catalog.busy = lambda engine=self.engine: engine.busy  # type: ignore[misc]
+        cards = Cards(catalog.models)
         service = Service(catalog=catalog, engine=self.engine, limits=self.limits, reader=factory.reader)
         # Flat routes with the parent's prefix and dependencies: an included router would break `route_dependencies`,
         # and without the parent's dependencies its auth would silently not cover ours.
@@ -214,7 +229,11 @@ class inferenceExtension(FactoryExtension):
             name=name,
             reader_dependency=inference_params(
                 factory.reader_dependency,
-                Annotated[Literal[tuple(catalog.names)], Path(description="Name of the model")],
+                # Of a registry, names come and go, and have aliases and versions.
+                Annotated[
+                    str if catalog.models.registry is not None else Literal[tuple(catalog.names)],
+                    Path(description="Name of the model"),
+                ],
             ),
             extensions=list(self.extensions),
         )
@@ -228,8 +247,11 @@ class inferenceExtension(FactoryExtension):
             response_class=JSONResponse,
         )
         def models() -> list[dict[str, Any]]:
-            """The models that predictions can be asked of."""
-            return [describe(catalog.model(model)) for model in catalog.names]
+            """The models that predictions can be asked of. Those of a registry are not loaded for it."""
+            models = catalog.models
+            own = [name for name in models.own if number_of(models.identify(name)) is None]
+            told = [{**describe(catalog.model(name)), "id": name} for name in own]
+            return told if models.registry is None else [*told, *(x for x in cards.everything() if x["id"] not in own)]
 
 
 def _reads_one_raster(reader: Any) -> bool:
@@ -244,7 +266,7 @@ def add_legend(router: APIRouter, catalog: Catalog, operation_id: str) -> None:
         model: Annotated[str, Path(description="Name of the model")],
     ) -> list[dict[str, Any]] | dict[str, Any]:
         """Classes with numbers, names and colours, or what the colours of values stand for."""
-        return legend_of(catalog.model(model.partition("@")[0]))
+        return legend_of(catalog.model(parse_address(model).model))
 
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -63,6 +63,9 @@ class Flight(Generic[Key, Value]):
 
     def __len__(self) -> int:
         return len(self._tickets)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._tickets)
 
     def __contains__(self, key: object) -> bool:
         return key in self._tickets

@@ -62,6 +62,7 @@ class Layer:
         window_shape: (height, width) in pixels that every window must have, or None when any multiple of the
             alignment will do (exact models).
         max_window_pixels: largest window of an exact model, halo included.
+        version: `name:3` of a registry's model, empty for others.
         revision: 12 hex digits; changes whenever any pixel of the answer may.
     """
 
@@ -71,6 +72,7 @@ class Layer:
     window_shape: tuple[int, int] | None
     revision: str
     max_window_pixels: int = MAX_WINDOW_PIXELS
+    version: str = ""
 
     @property
     def model(self) -> Model:
@@ -160,6 +162,7 @@ def fit(
     indexes: Sequence[int] | None = None,
     max_gsd_factor: float = MAX_GSD_FACTOR,
     max_window_pixels: int = MAX_WINDOW_PIXELS,
+    version: str = "",
 ) -> Layer:
     """Put a model over a scene.
 
@@ -168,6 +171,7 @@ def fit(
         indexes: bands of the scene (from 1) in the model's order; None finds them by name or position.
         max_gsd_factor: how much coarser or finer than the model's resolution the scene may be.
         max_window_pixels: largest window put through an exact model, halo included.
+        version: `name:3` of a registry's model.
 
     Raises:
         MisfitError: they do not belong together; the message has every reason with its remedy.
@@ -181,6 +185,7 @@ def fit(
         window_shape=window_shape,
         revision=_revision(loaded, source, window_shape),
         max_window_pixels=max_window_pixels,
+        version=version,
     )
 
 

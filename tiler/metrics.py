@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -15,10 +15,21 @@ from tiler.engine import Engine
 STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-def registry_of(engine: Engine) -> CollectorRegistry:
-    """A registry of one engine's metrics: counters and gauges read when asked for, and a histogram of its stages."""
+def registry_of(
+    engine: Engine,
+    model_bytes: Callable[[], Mapping[str, int]] = dict,
+    shadow: Callable[[], list[dict[str, Any]]] = list,
+) -> CollectorRegistry:
+    """A registry of one engine's metrics: counters and gauges read when asked for, and a histogram of its stages.
+
+    Args:
+        engine: whose.
+        model_bytes: gives the loaded models with the bytes they count for.
+        shadow: gives what was compared, as `Shadow.report`.
+    """
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
+    registry.register(ModelCollector(model_bytes, shadow))
     stages = Histogram(
         "tiler_stage_seconds",
         "Seconds per stage: queue, read and forward of windows, warp and encode of tiles",
@@ -96,3 +107,34 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily(
             "tiler_read_ahead_windows", "Windows formed beyond those on the devices", pace.ahead(self._engine.rate)
         )
+
+
+class ModelCollector(Collector):
+    """Which models are loaded, and what their shadows say."""
+
+    def __init__(
+        self, model_bytes: Callable[[], Mapping[str, int]], shadow: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        self._model_bytes, self._shadow = model_bytes, shadow
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of models."""
+        sizes = GaugeMetricFamily("tiler_model_bytes", "Bytes that a loaded model counts for", labels=["model"])
+        for name, nbytes in self._model_bytes().items():
+            sizes.add_metric([name], nbytes)
+        yield sizes
+        names = ["model", "shadow"]
+        tiles = CounterMetricFamily(
+            "tiler_shadow_tiles", "Tiles by what became of their comparison", labels=[*names, "result"]
+        )
+        pixels = CounterMetricFamily(
+            "tiler_shadow_pixels", "Pixels compared, by the model's class", labels=[*names, "class", "result"]
+        )
+        for pair in self._shadow():
+            who = [pair["model"], pair["shadow"]]
+            for result, key in (("compared", "tiles"), ("skipped", "skipped"), ("failed", "failed")):
+                tiles.add_metric([*who, result], pair[key])
+            for item in pair["classes"]:
+                pixels.add_metric([*who, item["name"], "agree"], item["agreed"])
+                pixels.add_metric([*who, item["name"], "differ"], item["pixels"] - item["agreed"])
+        yield from (tiles, pixels)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import attr
 import numpy as np
 from morecantile import TileMatrixSet
+from rasterio import Env
 from rasterio.coords import BoundingBox
 from rasterio.crs import CRS
 from rasterio.env import getenv, hasenv
@@ -35,7 +36,9 @@ from tiler.outputs import style_of
 from tiler.paint import default_palette
 from tiler.predict import Limits, predict_point, predict_view
 from tiler.ramps import rescale_of
+from tiler.roster import Address, parse_address
 from tiler.scene import Scene, SceneRef, display_name, gdal_env, open_scene
+from tiler.shadow import Shadow
 from tiler.values import Output, Resampling, Style, View
 
 # No CRS of the Earth has coordinates beyond it; arithmetic with larger ones would overflow.
@@ -44,12 +47,13 @@ MAX_COORDINATE = 1e12
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What predicting readers share: models and layers, the engine, limits, and the host's own reader."""
+    """What predicting readers share: models and layers, the engine, limits, the host's own reader, and a shadow."""
 
     catalog: Catalog
     engine: Engine
     limits: Limits
     reader: type[BaseReader] = Reader
+    shadow: Shadow | None = None
 
 
 @attr.s(kw_only=False)
@@ -61,7 +65,8 @@ class PredictingReader(BaseReader):
     Attributes:
         input: what the host's path dependency returned: a path, a URL, or a SceneRef.
         tms: tile matrix set of the request.
-        model: name of a model in the catalog, or name@revision; then `pinned` is True.
+        model: as the catalog knows it (`name`, `name@alias`, `name:3`), or that and @revision; then `pinned` is True.
+            `address` is the model at its present revision.
         output, class_names, threshold, numbers: see `outputs.style_of`.
         indexes: bands of the scene in the model's order.
         nodata: overrides the scene's nodata.
@@ -83,6 +88,7 @@ class PredictingReader(BaseReader):
     layer: Layer = attr.ib(init=False)
     style: Style = attr.ib(init=False)
     pinned: bool = attr.ib(init=False)
+    address: str = attr.ib(init=False)
     colormap: dict[int, tuple[int, int, int, int]] = attr.ib(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -95,8 +101,9 @@ class PredictingReader(BaseReader):
             repr(sorted(env.items())),
             self.nodata,
         )
-        name, _, revision = self.model.partition("@")
+        name, revision = parse_address(self.model)
         self.layer = service.catalog.layer(key, name, lambda: self._open(env), indexes=self.indexes, revision=revision)
+        self.address = str(Address(self.layer.version or name, self.layer.revision))
         self.pinned = bool(revision)
         self.style = style_of(self.layer, self.output, self.class_names, self.threshold, self.numbers)
         self.colormap = default_palette(self.layer, self.style)
@@ -227,6 +234,16 @@ class PredictingReader(BaseReader):
         image.cutline_mask = outside
         image.array.mask = np.where(outside, True, np.ma.getmaskarray(image.array))
         return image
+
+    def layer_of(self, model: str) -> Layer:
+        """The layer of another model over the same scene, read the same way."""
+        options: dict[str, Any] = {
+            "indexes": self.indexes,
+            "nodata": self.nodata,
+            "reader_options": self.reader_options,
+        }
+        with Env(**dict(self.layer.scene.env)):
+            return type(self)(self.input, tms=self.tms, model=model, **options).layer
 
     def _open(self, env: dict[str, Any]) -> Scene:
         """Read the header, through the host's own reader when it is one that rewrites what it opens."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from model_registry.runtimes._threads import default_threads, share
@@ -53,9 +53,31 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TILER_", env_nested_delimiter="__", extra="forbid")
 
     scenes: dict[Name, SceneSettings] = Field(default_factory=dict, description="Scenes by name")
-    models: dict[Name, str] = Field(default_factory=dict, description="Models by name: folder or ONNX file")
+    models: dict[Name, str] = Field(
+        default_factory=dict,
+        description="Models by name: folder, ONNX file, or a reference into the registry (landcover@champion)",
+    )
+    registry: str | None = Field(
+        None, description="Registry whose models are served by name, name@alias or name:3: a folder or URL"
+    )
+    model_bytes: int | None = Field(
+        4 * 2**30, ge=1, description="Bytes that loaded models may take; the least recently used is unloaded first"
+    )
+    max_models: int | None = Field(None, ge=1, description="Models loaded at the same time; default: any")
+    watch_seconds: float | None = Field(
+        None, gt=0, description="Seconds between two looks at the registry; default: never, reload explicitly"
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="What POST /models/reload wants as its bearer token; without one there is no such route"
+    )
+    shadow: dict[str, str] = Field(
+        default_factory=dict, description="Models that others are compared with: landcover -> landcover@canary"
+    )
+    shadow_share: float = Field(0.05, ge=0, le=1, description="Share of tiles that a shadow infers as well")
     default_scene: str | None = Field(None, description="Scene of /{z}/{x}/{y}.png; the first by default")
-    default_model: str | None = Field(None, description="Model of /{z}/{x}/{y}.png; the first by default")
+    default_model: str | None = Field(
+        None, description="Model of /{z}/{x}/{y}.png; the first by default. May be a reference into the registry"
+    )
     allowed_urls: list[str] = Field(
         default_factory=list, description="URL prefixes that url= may name; empty: no url= at all"
     )
@@ -97,16 +119,19 @@ class Settings(BaseSettings):
             ("scene", self.default_scene, self.scenes),
             ("model", self.default_model, self.models),
         ):
+            if kind == "model" and self.registry is not None:
+                continue  # what it holds is known when it is opened
             if wanted is not None and wanted not in known:
                 raise ValueError(f"default_{kind}={wanted!r} is not among the {kind}s: {', '.join(known) or 'none'}")
         return self
 
     @property
     def default_pair(self) -> tuple[str, str] | None:
-        """(scene, model) of the short form, or None when there is nothing to serve by name."""
-        if not self.scenes or not self.models:
+        """(scene, model) of the short form; None when nothing is served by name, or the registry has to tell."""
+        model = self.default_model or next(iter(self.models), None)
+        if not self.scenes or model is None:
             return None
-        return self.default_scene or next(iter(self.scenes)), self.default_model or next(iter(self.models))
+        return self.default_scene or next(iter(self.scenes)), model
 
     @classmethod
     def settings_customise_sources(

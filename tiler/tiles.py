@@ -1,5 +1,6 @@
 """One tile over HTTP: 304 if the client has it, else predicted, painted, encoded and kept."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -14,13 +15,18 @@ from starlette.responses import Response
 from titiler.core.resources.enums import ImageType
 from titiler.core.telemetry import operation_tracer
 
+from tiler import zoom
 from tiler.assemble import band_names
 from tiler.cache import Encoded
+from tiler.engine import Engine
+from tiler.errors import BusyError
 from tiler.layer import Layer
 from tiler.paint import CLEAR, ColorMap, check_colors, check_format, encode
+from tiler.pool import StillLoading, without_waiting
 from tiler.predict import Limits, TileAnswer, predict_tile
 from tiler.ramps import Color, Rescale, rescale_of
 from tiler.reader import PredictingReader, Service, image_of
+from tiler.roster import parse_address
 from tiler.routes import IMMUTABLE, SHORT
 from tiler.values import Output, Style
 from tiler.waiting import Origin
@@ -60,7 +66,7 @@ async def answer_tile(
         open_it: finds the layer; blocking.
         wanted: the tile.
     """
-    reader = await service.engine.open(open_it)
+    reader = await _opened(service.engine, open_it)
     layer = reader.layer
     style = replace(reader.style, resampling=wanted.view.get("resampling", "nearest"))
     colormap = wanted.colormap or reader.colormap
@@ -75,10 +81,11 @@ async def answer_tile(
     check_format(wanted.format.value, bands, style.output)
     check_colors(style.output, bands, wanted.colormap, wanted.render.get("rescale"))
     engine = service.engine
+    tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
     if (kept := engine.pictures.get(etag)) is not None:
+        offer_to_shadow(service, reader, wanted, tilesize, kept.kind)
         headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
         return Response(kept.content, media_type=kept.media_type, headers=headers)
-    tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
     with operation_tracer("inference.predict", {"model": layer.model.name, "revision": layer.revision}) as span:
         answer = await predict_tile(
             layer,
@@ -102,6 +109,7 @@ async def answer_tile(
         )
     encode = time.monotonic() - begun
     engine.pictures.put(etag, Encoded(content, media_type, answer.kind))
+    offer_to_shadow(service, reader, wanted, tilesize, answer.kind)
     engine.observe("warp", answer.warp)
     engine.observe("encode", encode)
     headers |= {
@@ -110,6 +118,43 @@ async def answer_tile(
         "Server-Timing": server_timing({**seconds_of(answer), "encode": encode}),
     }
     return Response(content, media_type=media_type, headers=headers)
+
+
+async def _opened(engine: Engine, open_it: Callable[[], PredictingReader]) -> PredictingReader:
+    """Open a reader in one of the engine's threads; while its model is being loaded, wait without one.
+
+    A view asks for twenty tiles: they must not take all threads while others' models are there to answer.
+    """
+
+    def hurried() -> PredictingReader:
+        with without_waiting():
+            return open_it()
+
+    until = time.monotonic() + engine.timeout
+    while True:
+        try:
+            return await engine.open(hurried)
+        except StillLoading as error:
+            loading = asyncio.wrap_future(error.future)
+        await asyncio.wait({loading}, timeout=max(0.0, until - time.monotonic()))
+        if not loading.done():
+            raise BusyError("the model is being loaded", "Ask again shortly", retry_after=5)
+        # Whoever loads it has been told what was wrong; asking again says so here, too.
+        loading.exception()
+
+
+def offer_to_shadow(service: Service, reader: PredictingReader, wanted: TileRequest, tilesize: int, kind: str) -> None:
+    """Let the shadow, if there is one, take a tile into its sample."""
+    if service.shadow is None or kind != "predicted":
+        return
+    place = (str(reader.tms.id), wanted.z, wanted.x, wanted.y, tilesize)
+    service.shadow.offer(
+        parse_address(reader.address).model,
+        reader.layer,
+        zoom.view_of_tile(reader.tms, wanted.x, wanted.y, wanted.z, tilesize),
+        place,
+        reader.layer_of,
+    )
 
 
 def origin_of(request: Request, level: int) -> Origin:
@@ -147,7 +192,8 @@ def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted:
 
 def layer_headers(layer: Layer) -> dict[str, str]:
     """What every answer says of its layer: model, exactness, and the resolution when it is not the model's own."""
-    headers = {"X-Model": f"{layer.model.name}#{layer.model.digest[:12]}", "X-Revision": layer.revision}
+    name = layer.version or layer.model.name
+    headers = {"X-Model": f"{name}#{layer.model.digest[:12]}", "X-Revision": layer.revision}
     if layer.model.exactness != "exact":
         headers["X-Exactness"] = layer.exactness
     wanted = layer.model.resolution

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tiler.cli import check, components, intake, serving
+from tiler.cli import check, components, intake, reload, serving
 from tiler.cli.common import GDAL_DEFAULTS
 from tiler.cli.models import models_app
 
@@ -17,4 +17,5 @@ models_app.command("check")(check.check)
 models_app.command("add")(intake.add)
 models_app.command("import")(intake.convert)
 models_app.command("trust")(intake.trust)
+models_app.command("reload")(reload.reload)
 app.add_typer(models_app, name="models")

@@ -103,7 +103,8 @@ def _settings(
     if max_gsd_factor is not None:
         given["max_gsd_factor"] = max_gsd_factor
     settings = Settings(**given)
-    if settings.default_pair is None and not settings.allowed_urls:
+    named = settings.default_pair is not None or (settings.scenes and settings.registry is not None)
+    if not named and not settings.allowed_urls:
         raise typer.BadParameter("nothing to serve: give SCENE and --model, or name a settings file in TILER_CONFIG")
     return settings
 
@@ -161,8 +162,9 @@ def _run(settings: Settings, host: str, port: int) -> None:
             raise typer.BadParameter(f"{host}:{port} cannot be listened on ({error.strerror}); choose --port") from None
         address = f"http://{host}:{listening.getsockname()[1]}"
         console.print(f"Map page: [bold]{address}/[/bold]", highlight=False, soft_wrap=True)
-        if settings.default_pair:
-            scene, model = settings.default_pair
+        pair = application.state.inference.default_pair
+        if pair:
+            scene, model = pair
             for kind, end in (
                 ("Tiles:   ", "{z}/{x}/{y}.png"),
                 ("TileJSON:", "tilejson.json"),

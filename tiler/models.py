@@ -1,0 +1,371 @@
+"""The models that are served, by name: an operator's own, and a registry's. Loaded on first use, reloaded on request.
+
+Every model has an identity: the name of an operator's own (a folder, which may change under its name), or `name:3` of a
+registry's (which never changes). What a name or an alias means is a question to the roster; to move it is one
+assignment.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from model_registry import (
+    LoadedModel,
+    Model,
+    ModelError,
+    ModelRef,
+    Registry,
+    RegistryError,
+    Store,
+    UnknownModel,
+    open_model,
+    open_store,
+    parse_ref,
+)
+from model_registry.versions import State, state_of
+from tiler.errors import BusyError, InferenceError, MisfitError, UnknownNameError
+from tiler.pool import Pool, artifact_bytes
+from tiler.roster import Roster, alias_of, look, number_of
+
+logger = logging.getLogger(__name__)
+
+Samples = Sequence[NDArray[Any]]
+Load = Callable[[Model, Samples], LoadedModel]
+Warm = Callable[[LoadedModel], None]
+
+# A version that could not be loaded is not tried again for so long (seconds), or until the models are reloaded.
+FAILED_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What a reload did: names that mean another model now, and by name why others do not: it cannot be used."""
+
+    changed: tuple[str, ...] = ()
+    failed: Mapping[str, str] | None = None
+
+
+class Models:
+    """Models by name. Thread-safe.
+
+    Attributes:
+        own: the operator's names, in the order given.
+        registry: where those come from that the operator has not named one by one, or None.
+        roster: what its names mean now.
+        pool: those that are loaded.
+        pinned: names whose model is never unloaded.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, str | Path | LoadedModel],
+        registry: Registry | str | Path | None,
+        load: Load,
+        *,
+        in_use: Callable[[], Collection[str]] = tuple,
+        left: Callable[[str], None] = lambda identity: None,
+        max_bytes: int | None = None,
+        max_models: int | None = None,
+    ) -> None:
+        """Look at the registry; nothing is loaded yet.
+
+        Args:
+            sources: by name: a folder with model.yaml, a bare ONNX with metadata, a reference into the registry
+                (`landcover@champion`), or a model loaded already.
+            registry: a folder, a URL, or a registry that was opened.
+            load: loads a model, given real windows to judge a lower precision by.
+            in_use, left, max_bytes, max_models: see `pool.Pool`; `in_use` need not know the pinned.
+
+        Raises:
+            MisfitError, BusyError: the registry cannot be used, or reached.
+        """
+        self.pinned: set[str] = set()
+        self.own = tuple(sources)
+        self._load, self._replaced = load, left
+        self._samples: dict[str, Samples] = {}
+        self._failures: dict[str, tuple[InferenceError, float]] = {}
+        self._served: set[str] = set()
+        self._reloading = threading.Lock()
+        self.pool = Pool(
+            max_bytes=max_bytes, max_models=max_models, in_use=lambda: {*in_use(), *self._pinned()}, left=left
+        )
+        try:
+            self.registry = open_store(registry) if isinstance(registry, str | Path) else registry
+            self.roster = look(self.registry, Roster()) if self.registry is not None else Roster()
+        except ModelError as error:
+            raise in_our_words("registry", error) from error
+        self._sources, self._refs = _split(sources, self.registry is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The operator's own names in the order given, then the registry's."""
+        return (*self.own, *(name for name in self.roster.shelves if name not in self.own))
+
+    def identify(self, name: str) -> str:
+        """The identity of what `name`, `name@alias` or `name:3` means now.
+
+        Raises:
+            UnknownNameError: no such model; the message lists those there are.
+        """
+        if name in self._sources:
+            return name
+        roster = self.roster
+        try:
+            ref = self._refs.get(name) or parse_ref(name)
+            return f"{ref.name}:{roster.pick(ref)}"
+        except UnknownModel as error:
+            raise UnknownNameError(error.reason, error.remedy) from None
+        except (KeyError, RegistryError):
+            known = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
+            raise UnknownNameError(f"there is no model {name[:120]!r}", f"Known are: {known or 'none'}") from None
+
+    def find(self, identity: str) -> Model:
+        """What a model says of itself. It is not loaded, but a remote one is fetched.
+
+        Raises:
+            ModelError: see `Registry.open` and `open_model`.
+        """
+        source = self._sources.get(identity)
+        if source is not None:
+            return source.model if isinstance(source, LoadedModel) else open_model(source)
+        ref = number_of(identity)
+        if self.registry is None or ref is None:
+            raise UnknownModel(f"there is no model {identity!r}", "Ask for one by its name")
+        return self.registry.open(self.registry.resolve(ref))
+
+    def look_at(self, identity: str) -> Model:
+        """As `find`, in the words of the domain.
+
+        Raises:
+            UnknownNameError, MisfitError, BusyError: it cannot be used.
+        """
+        loaded = self.peek(identity)
+        if loaded is not None:
+            return loaded.model
+        try:
+            return self.find(identity)
+        except ModelError as error:
+            raise in_our_words(identity, error) from error
+
+    def is_here(self, identity: str) -> bool:
+        """Whether it can be looked at without fetching it."""
+        return self.peek(identity) is not None or identity in self._sources or isinstance(self.registry, Store)
+
+    def peek(self, identity: str) -> LoadedModel | None:
+        """The model if it is loaded."""
+        source = self._sources.get(identity)
+        return source if isinstance(source, LoadedModel) else self.pool.peek(identity)
+
+    def get(
+        self, identity: str, sample: Callable[[Model], Samples] | None = None, *, must: bool = False
+    ) -> LoadedModel:
+        """The model, loaded if it is not.
+
+        Args:
+            identity: as `identify` says.
+            sample: gives real windows [bands, rows, cols] of a scene that it fits; called when it is loaded first.
+            must: whether it is loaded even if there is no room.
+
+        Raises:
+            UnknownNameError: it is gone.
+            MisfitError: its own files are not usable, or it is larger than the budget.
+            BusyError: there is no room for it now, or the registry cannot be reached.
+        """
+        source = self._sources.get(identity)
+        if isinstance(source, LoadedModel):
+            return source
+        self.check(identity)
+
+        def load(model: Model) -> LoadedModel:
+            if sample is not None and identity not in self._samples:
+                with suppress(InferenceError):  # the scene's, and not the model's: those who use another must not hear
+                    self._samples[identity] = sample(model)
+            loaded = self._load(model, self._samples.get(identity, ()))
+            # Whatever an earlier process could not do with it is outlived.
+            self._record(identity, "")
+            return loaded
+
+        try:
+            return self.pool.get(identity, partial(self.find, identity), load, must=must)
+        except ModelError as error:
+            told = in_our_words(identity, error)
+            if number_of(identity) is not None and not isinstance(told, BusyError):
+                self._failures[identity] = (told, time.monotonic() + FAILED_SECONDS)
+                self._record(identity, str(error))
+            raise told from error
+
+    def serves(self, name: str) -> None:
+        """A name has answered: what takes its place later has to be as good."""
+        if name not in self._served and ":" not in name:
+            self._served.add(name)
+
+    def state(self, identity: str) -> State:
+        """How far a model has come, here; of a registry's not loaded one without its own record."""
+        ref = number_of(identity) if identity not in self._sources else None
+        shelf = self.roster.shelves.get(ref.name) if ref else None
+        failure = self._failures.get(identity)
+        return state_of(
+            retired=bool(shelf and ref and ref.version in shelf.retired),
+            loaded=self.peek(identity) is not None,
+            failed=str(failure[0]) if failure else "",
+        )
+
+    def reload(self, warm: Warm | None = None) -> Reloaded:
+        """Look at folders and registry again, and let what changed take over.
+
+        A new model is loaded, verified and warmed beside the old one, which goes on answering; requests that have begun
+        finish with the model they began with. When it fails, the old one stays.
+
+        Args:
+            warm: called with each new model before it takes over.
+        """
+        with self._reloading:
+            self._failures.clear()
+            changed: list[str] = []
+            failed: dict[str, str] = {}
+            for name, source in self._sources.items():
+                if not isinstance(source, LoadedModel) and self.pool.peek(name) is not None:
+                    self._reload_folder(name, source, warm, changed, failed)
+            if self.registry is not None:
+                self._reload_registry(self.registry, warm, changed, failed)
+        for name in changed:
+            logger.info("model %s was replaced", name)
+        for name, reason in failed.items():
+            logger.error("model %s was not replaced: %s", name, reason)
+        return Reloaded(tuple(changed), failed)
+
+    def close(self) -> None:
+        """Free all models."""
+        self.pool.close()
+        for source in self._sources.values():
+            if isinstance(source, LoadedModel):
+                source.close()
+
+    def _reload_folder(
+        self, name: str, source: str | Path, warm: Warm | None, changed: list[str], failed: dict[str, str]
+    ) -> None:
+        kept = self.pool.peek(name)
+        try:
+            model = open_model(source)
+            if kept is None or model.digest == kept.model.digest:
+                return
+            begun = time.monotonic()
+            fresh = self._load(model, self._samples.get(name, ()))
+            if warm is not None:
+                warm(fresh)
+        except Exception as error:  # whatever is wrong with it, the old one answers
+            failed[name] = _reason(error)
+            return
+        self.pool.put(name, fresh, artifact_bytes(model), time.monotonic() - begun)
+        self._replaced(name)
+        changed.append(name)
+
+    def _reload_registry(
+        self, registry: Registry, warm: Warm | None, changed: list[str], failed: dict[str, str]
+    ) -> None:
+        try:
+            fresh = look(registry, self.roster)
+        except ModelError as error:
+            failed["registry"] = in_our_words("registry", error).reason
+            return
+        failed |= fresh.unreadable
+        held: dict[tuple[str, str], int] = {}
+        for name in sorted(self._served):
+            ref = self._refs.get(name)
+            if ref is None:
+                if name in self._sources:
+                    continue
+                ref = parse_ref(name)
+            try:
+                old, new = self.roster.pick(ref), fresh.pick(ref)
+            except (KeyError, UnknownModel):
+                continue  # gone: whoever asks for it is told
+            if old == new:
+                continue
+            try:
+                self._beside(f"{ref.name}:{new}", f"{ref.name}:{old}", warm)
+            except Exception as error:  # whatever is wrong with it, the last good one answers
+                failed[name] = _reason(error)
+                held[alias_of(ref)] = old
+            else:
+                changed.append(name)
+        # From here on, for everybody.
+        self.roster = replace(fresh, held=held)
+
+    def _beside(self, identity: str, old: str, warm: Warm | None) -> None:
+        """Load and warm a version while the one before it answers."""
+        before = self.peek(old)
+        if before is not None and identity not in self._samples and old in self._samples:
+            if self.find(identity).bands == before.model.bands:
+                self._samples[identity] = self._samples[old]
+        loaded = self.get(identity, must=True)
+        try:
+            if warm is not None:
+                warm(loaded)
+        except Exception as error:
+            self.pool.drop(identity)
+            told = MisfitError(f"model {identity!r} was loaded, but does not run: {_reason(error)}")
+            self._failures[identity] = (told, time.monotonic() + FAILED_SECONDS)
+            self._record(identity, _reason(error))
+            raise
+
+    def check(self, identity: str) -> None:
+        """Raise again what kept a version from being loaded a short while ago."""
+        error, until = self._failures.get(identity, (None, 0.0))
+        if error is not None and self.pool.peek(identity) is None and time.monotonic() < until:
+            # Another one: an exception that is raised twice would keep the frames of both.
+            raise type(error)(error.reason, error.remedy)
+
+    def _record(self, identity: str, reason: str) -> None:
+        ref = number_of(identity)
+        if self.registry is not None and ref is not None:
+            with suppress(ModelError):
+                self.registry.record_failure(self.registry.resolve(ref), reason)
+
+    def _pinned(self) -> set[str]:
+        found = set()
+        for name in self.pinned:
+            with suppress(UnknownNameError):
+                found.add(self.identify(name))
+        return found
+
+
+def _split(
+    sources: Mapping[str, str | Path | LoadedModel], has_registry: bool
+) -> tuple[dict[str, str | Path | LoadedModel], dict[str, ModelRef]]:
+    """Sources that are files, and those that are references. A path that exists is one, whatever it looks like."""
+    files: dict[str, str | Path | LoadedModel] = {}
+    refs: dict[str, ModelRef] = {}
+    for name, source in sources.items():
+        if has_registry and isinstance(source, str) and not Path(source).exists():
+            with suppress(RegistryError):
+                refs[name] = parse_ref(source)
+                continue
+        files[name] = source
+    return files, refs
+
+
+def in_our_words(identity: str, error: ModelError) -> InferenceError:
+    """An error of the registry's, as one that has an HTTP answer."""
+    if isinstance(error, UnknownModel):
+        return UnknownNameError(error.reason, error.remedy)
+    if isinstance(error, RegistryError):
+        return BusyError(error.reason, error.remedy, retry_after=10)
+    return MisfitError(f"model {identity!r}: {error.reason}", error.remedy)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, for a log and for HTTP: nobody else's message, which may name a path."""
+    if isinstance(error, InferenceError | ModelError):
+        return str(error)
+    return f"it failed with {type(error).__name__}"
