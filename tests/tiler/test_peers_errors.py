@@ -208,10 +208,10 @@ def test_every_pixel_is_shown_once_and_in_its_place(tmp_path: Path, height: int,
     """ftw-baselines 1.4.3 leaves a frame empty, rslearn#486 moves the last window by 1 px, rslearn#471 forgets pixels,
     geoai#696 wants squares. The class is the pixel's own number, so every shift shows.
     """
-    classes = np.random.default_rng(height).integers(0, 64, (height, width))
-    pixels = (classes * 4).astype(np.uint8)[None]
+    classes = np.random.default_rng(height).integers(0, 16, (height, width))
+    pixels = (classes * 16).astype(np.uint8)[None]
     scene = write_scene(tmp_path / "s.tif", pixels, transform=Affine(RES, 0, 123.4 * RES, 0, -RES, 987.3 * RES))
-    model = classifier(tmp_path / "m", [4.0 * number for number in range(64)], gsd=round(RES, 4))
+    model = classifier(tmp_path / "m", [16.0 * number for number in range(16)], gsd=round(RES, 4))
     assert np.array_equal(mosaic(model, scene), classes)
 
 
