@@ -162,6 +162,7 @@ def serves(line: str, folder: Path, environment: dict[str, str]) -> None:
         assert server.stdout is not None
         printed = list(until(server.stdout, "TileJSON:"))
         address = printed[-1].split()[-1]
+        assert address.endswith("/scene/roads/tilejson.json"), "models/roads/1 is called roads"
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert b'"tilejson"' in answer.read()
     finally:
