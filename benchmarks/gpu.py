@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
 from benchmarks import __main__ as command
 from benchmarks import machine, report, servers
@@ -23,6 +22,7 @@ from benchmarks.figures import median, ratio
 from benchmarks.processes import ROOT
 from model_registry import LoadedModel, load
 from model_registry.artifacts import checksum_of
+from model_registry.intake.writing import write_manifest
 
 SIDE = 500
 HALO = 96
@@ -156,7 +156,7 @@ def write_resflow(folder: Path) -> Path:
             "exactness": "exact",
         },
     }
-    (folder / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    write_manifest(document, folder)
     return folder
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from model_registry.artifacts import checksum_of
+from model_registry.intake.writing import write_manifest
 
 CLASSES = ("grassland", "field", "forest", "water", "road", "building")
 BANDS = ("red", "green", "blue")
@@ -69,7 +68,7 @@ def write_network(network: Network, folder: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     (place / "model.safetensors").write_bytes(data)
     document = _manifest(network, hyperparameters, data)
-    (place / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    write_manifest(document, place)
     return place
 
 

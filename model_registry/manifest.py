@@ -26,6 +26,7 @@ OpKind = Literal["z-score", "min-max", "offset", "scale", "clip", "clip-min", "c
 ArtifactFormat = Literal["onnx", "safetensors", "pt2", "torchscript"]
 RuntimeName = Literal["onnxruntime", "openvino", "torch"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Augment = Literal["none", "flips", "rotations", "d4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class Model:
         no classes, emit "values", and know the activations none and sigmoid.
     threshold: smallest score of a class other than the first; see `postprocess`.
     exactness: None until the probe has measured it.
+    augment: the views of a window whose answers are averaged; see `augment`.
     digest: sha256 over all that decides a pixel; not names, colours, licence, `test`, and not `precision`, a wish.
     """
 
@@ -193,6 +195,7 @@ class Model:
     exactness: Exactness | None = None
     precision: PrecisionSpec = PrecisionSpec()
     test: GoldenTest | None = None
+    augment: Augment = "none"
     architecture: str = ""
     hyperparameters: dict[str, Any] = field(default_factory=dict, hash=False)
     license: str | None = None
@@ -217,6 +220,8 @@ def digest_of(fields: Mapping[str, Any]) -> str:
     deciding: dict[str, Any] = {name: fields[name] for name in _DECIDING if name in fields}
     deciding["artifacts"] = [(a.format, a.checksum) for a in fields["artifacts"]]
     deciding["values"] = [c.value for c in fields["classes"]]
+    if fields.get("augment", "none") != "none":
+        deciding["augment"] = fields["augment"]
     if fields.get("values") is not None:
         deciding["answer"] = (fields["kind"], *fields["values"].deciding)
     return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=plain).encode()).hexdigest()
@@ -235,6 +240,11 @@ def make_model(**fields: Any) -> Model:
         _check_classes(**fields)
     else:
         _check_values(**fields)
+    if fields.get("augment", "none") != "none" and fields.get("emits") == "labels":
+        raise ManifestError(
+            f"augment is {fields['augment']}, but class numbers cannot be averaged",
+            "Export the network without its final argmax, or leave serving.augment out",
+        )
     # digest_of must see defaults too: a default that changes between releases changes pixels.
     model = Model(digest="", **fields)
     return Model(digest=digest_of(vars(model)), **fields)

@@ -274,7 +274,7 @@ def _result(model: Model, raw: Mapping[str, Any]) -> dict[str, Any]:
             return {"shape": shape, "dim_order": order, "data_type": told.get("data_type") or "float32"}
     labels = model.emits == "labels"
     return {
-        "shape": [-1, 1 if labels else len(model.classes) or -1, -1, -1],
+        "shape": [-1, 1 if labels else model.values.channels if model.values else len(model.classes), -1, -1],
         "dim_order": ["batch", "class" if model.classes else "channel", "height", "width"],
         "data_type": "uint8" if labels else "float32",
     }

@@ -135,6 +135,7 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         exactness=serving.exactness,
         precision=PrecisionSpec(**serving.precision.model_dump()),
         test=None if serving.test is None else _test(serving.test),
+        augment=serving.augment,
         license=properties.license,
         attribution=properties.attribution,
         description=properties.description or "",

@@ -61,7 +61,7 @@ def predict(scores: Float32, model: Model, probabilities: bool = False) -> Predi
     check_finite(largest)
     shares = None
     if probabilities or model.threshold is not None:
-        shares = _activate(scores, model)
+        shares = activated(scores, model)
     if model.threshold is not None and shares is not None:
         classes[shares.max(axis=1) < model.threshold] = 0
     return Prediction(classes, shares if probabilities else None)
@@ -118,7 +118,8 @@ def _labels(scores: Float32, classes: int, probabilities: bool) -> npt.NDArray[n
     return labels.astype(np.uint8)
 
 
-def _activate(scores: Float32, model: Model) -> Float32:
+def activated(scores: Float32, model: Model) -> Float32:
+    """Return `scores` [B, K, H, W] of a model with classes after its activation."""
     if model.activation == "softmax":
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         total: Float32 = shares / shares.sum(axis=1, keepdims=True)

@@ -160,8 +160,13 @@ class _Measurement:
         strips: list[Strip] = []
         stated = self.model.window.period
         largest = [lcm(self.with_room(n), multiple) for n in _PERIODS]
+        step = multiple
+        if self.model.augment != "none":
+            # A flipped window is counted from its end, so an augmented network wants that on its period, too.
+            largest = largest[:1]
+            step = lcm(largest[0], stated or 1)
         for length in (0,) if self.fixed else _LENGTHS:
-            strips = self.strips(length, multiple)
+            strips = self.strips(length, step)
             moving = (n for n in largest if all(strip.moves_with(lcm(n, stated or 1)) for strip in strips))
             found = next(moving, None)
             if found is None:

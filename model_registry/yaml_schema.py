@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_registry.errors import ManifestError
-from model_registry.manifest import ArtifactFormat, InputValues
+from model_registry.manifest import ArtifactFormat, Augment, InputValues
 
 Auto = Literal["auto"]
 _Block = TypeVar("_Block", bound=BaseModel)
@@ -126,6 +126,7 @@ class Serving(_Strict):
     nodata: NodataBlock = NodataBlock()
     precision: PrecisionBlock = PrecisionBlock()
     test: GoldenBlock | None = None
+    augment: Augment = "none"
     exactness: Literal["exact", "bounded", "unsafe"] | None = None
 
 

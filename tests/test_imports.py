@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "middleware", "vendor"},
-    {"cache", "grid", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "imagery", "mosaic", "pixels", "ramps", "waiting", "zoom"},
-    {"layer", "sheet"},
+    {"values", "errors", "flight", "leaving", "pace", "vendor"},
+    {"cache", "grid", "middleware", "scene", "settings", "shared_cache", "windows"},
+    {"allowed", "answers", "blend", "imagery", "pixels", "ramps", "waiting", "zoom"},
+    {"layer", "mosaic", "sheet"},
     {"assemble", "catalog", "outputs", "paint", "ready"},
-    {"device", "legend"},
+    {"device", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"check", "fitting", "info", "reader"},
@@ -68,7 +68,7 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("answers", "assemble", "flight", "mosaic", "waiting", "windows")
+PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "pace", "waiting", "windows")
 
 
 def imported(file: Path) -> set[str]:

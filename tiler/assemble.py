@@ -49,7 +49,7 @@ def assemble(layer: Layer, view: View, where: Footprint, scores: Mapping[Cell, S
     """
     if not scores:
         return blank(layer, view, style)
-    mosaic = Mosaic.of(layer.grid, scores, _planes_of(style))
+    mosaic = Mosaic.over(where, layer.grid, scores, _planes_of(layer, style))
     taps = mosaic.taps(where, style.resampling)
     show = _numbers if style.output in NUMBERS else _classes
     valid, values = show(layer, mosaic, taps, where.samples, style)
@@ -82,12 +82,21 @@ def band_names(layer: Layer, style: Style) -> tuple[str, ...]:
     return tuple(by_value[value] for value in wanted)
 
 
-def _planes_of(style: Style) -> Callable[[Scores], Planes | None] | None:
+def wants(layer: Layer, style: Style) -> bool:
+    """Whether a style needs all that the network says: see `Style.needs_probabilities`.
+
+    Classes of overlapping windows cannot be blended, so their probabilities are needed whatever is shown. Components of
+    an embedding can: they are sums of its channels.
+    """
+    return style.needs_probabilities or (layer.grid.overlap > 0 and layer.model.kind == "classes")
+
+
+def _planes_of(layer: Layer, style: Style) -> Callable[[Scores], Planes | None] | None:
     if style.output == "rgb":
         return lambda scores: scores.components
     if style.output == "value":
         return lambda scores: scores.values
-    return (lambda scores: scores.probabilities) if style.needs_probabilities else None
+    return (lambda scores: scores.probabilities) if wants(layer, style) else None
 
 
 def _numbers(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style) -> tuple[Mask, Floats]:
@@ -105,8 +114,8 @@ def _classes(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Styl
     """(valid, values): class numbers, probabilities, or the winner's probability."""
     planes = None if mosaic.planes is None else np.stack([taps.take(plane) for plane in mosaic.planes])
     decides = style.threshold if layer.loaded.binary else None
-    if taps.around or decides is not None:
-        classes = _decided(layer, _known(planes), decides)
+    if taps.around or decides is not None or mosaic.classes is None:
+        classes = decided(layer, _known(planes), decides)
     else:
         classes = mosaic.classes[taps.rows, taps.cols]
     valid, classes, planes = _pooled(layer, taps.valid, classes, planes, samples)
@@ -125,7 +134,7 @@ def _classes(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Styl
     return valid, values
 
 
-def _decided(layer: Layer, planes: Floats, threshold: float | None) -> Classes:
+def decided(layer: Layer, planes: Floats, threshold: float | None) -> Classes:
     """Class values of probabilities [classes, rows, cols], by the rules of `model_registry.postprocess`.
 
     `threshold` takes the place of the model's own, for masks only: the second class where its probability reaches it.

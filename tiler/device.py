@@ -267,14 +267,15 @@ def _empty(work: Work) -> Part:
 
 
 def split(layer: Layer, part: Part) -> dict[Cell, Scores]:
-    """Cut a window's answer into its cells. Halo and what lies beyond the scene are dropped; arrays are copies."""
-    grid, window = layer.grid, part.window
+    """Cut a window's answer into what its cells keep. The rest of the halo and what lies beyond the scene are dropped.
+
+    Arrays are copies.
+    """
     cells = {}
     for cell in part.block.cells():
-        top, left = cell.row * grid.cell, cell.col * grid.cell
-        rows = slice(top - window.row_off, min(top + grid.cell, grid.height) - window.row_off)
-        cols = slice(left - window.col_off, min(left + grid.cell, grid.width) - window.col_off)
-        cells[cell] = part.scores.cut(rows, cols)
+        kept = layer.grid.kept_of(cell)
+        top, left = kept.row_off - part.window.row_off, kept.col_off - part.window.col_off
+        cells[cell] = part.scores.cut(slice(top, top + kept.height), slice(left, left + kept.width))
     return cells
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from model_registry import LoadedModel
+from model_registry.augment import passes
 from tiler import zoom
-from tiler.legend import answer_of, kind_of
+from tiler.legend import answer_of, kind_of, windows_of
 from tiler.reader import PredictingReader
 
 _templates = Environment(
@@ -56,6 +57,7 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
         "gsd": layer.grid.gsd,
         "model_gsd": wanted,
         "exactness": model.exactness,
+        **windows_of(layer),
         **running(layer.loaded),
     }
 
@@ -63,9 +65,13 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
 def running(loaded: LoadedModel) -> dict[str, Any]:
     """How a model runs here: runtime and precision; the share of pixels that the precision moves against fp32; and the
     share that depends on the window, measured on noise (0 for an exact model, None where it was not measured).
+
+    Of an augmented model also the views, and how many forward passes a window takes.
     """
     error = loaded.probe.error if loaded.probe.exactness == loaded.model.exactness else None
+    augment = loaded.model.augment
     return {
+        **({} if augment == "none" else {"augment": augment, "passes": passes(augment)}),
         "runtime": loaded.choice.runtime,
         "precision": loaded.choice.precision,
         "moved": round(loaded.choice.moved, 6),

@@ -8,7 +8,6 @@ One lock guards what waits and flies; it is never held while anything is read, i
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import threading
@@ -28,6 +27,8 @@ from tiler.device import Device
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
 from tiler.layer import Layer
+from tiler.leaving import client
+from tiler.pace import Pace
 from tiler.pixels import read_window
 from tiler.ready import Call, Ready, Work
 from tiler.shared_cache import SharedCache
@@ -40,16 +41,8 @@ logger = logging.getLogger(__name__)
 
 ANYBODY = Origin()
 
-# A window is formed this many reads, and a thread's wake-up, before the device comes free.
-READ_LEAD = 1.5
-WAKE_UP = 0.003
-
 # Windows of one shape that a GPU takes at once.
 BATCH = 8
-
-# An idle engine waits so many seconds at most for requests that had come before the first that waits, but whose cells
-# are not worked out yet: the tiles of one burst are then one window.
-BURST = 0.1
 
 # Pixels along each side of the window that warms a model up.
 WARM_UP = 256
@@ -104,6 +97,7 @@ class Engine:
 
     Attributes:
         cache: finished cells.
+        pace: when windows are formed, and what was measured for it.
         pictures: encoded tiles, by ETag.
         devices: one thread per device, made when first needed.
         counters: what happened so far.
@@ -117,7 +111,7 @@ class Engine:
         picture_bytes: int = 64 * 2**20,
         read_threads: int = 2,
         finish_threads: int = 2,
-        read_ahead: int = 2,
+        read_ahead: int | None = None,
         batch: int | None = None,
         max_pending_cells: int = 16384,
         timeout: float = 40.0,
@@ -130,8 +124,8 @@ class Engine:
             picture_bytes: bytes of encoded tiles to keep.
             read_threads: windows read at the same time.
             finish_threads: tiles warped, painted and encoded at the same time.
-            read_ahead: windows that may be formed beyond the one on the device. More of them keep a fast device busy;
-                fewer let more requests be merged into one window.
+            read_ahead: windows that may be formed beyond those on the devices; None: as many as reading takes longer
+                than inferring. Fewer let more requests be merged into one window.
             batch: windows of one shape put through a model together at most; None takes 1 on a CPU, where more gain
                 nothing, and 8 elsewhere.
             max_pending_cells: cells in flight beyond which requests are refused with BusyError.
@@ -145,7 +139,8 @@ class Engine:
         self.shared = shared
         self.counters = Counters()
         self.listeners: list[Callable[[str, float], None]] = []
-        self._max_pending_cells, self._timeout, self._read_ahead = max_pending_cells, timeout, read_ahead
+        self._max_pending_cells, self._timeout = max_pending_cells, timeout
+        self.pace = Pace(read_ahead)
         self._batch = batch
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
@@ -153,12 +148,6 @@ class Engine:
         self._changed = threading.Condition()
         self._flight: Flight[Key, Settled] = Flight()
         self._waiting: Waiting[Layer] = Waiting()
-        self._formed = 0
-        self._formed_pixels = 0
-        self._read_seconds = 0.01
-        self._coming: dict[int, None] = {}
-        self._came = itertools.count()
-        self._first = (0, 0.0)
         self._closing = False
         self._readers = [
             threading.Thread(target=self._read_loop, name=f"read-{number}", daemon=True)
@@ -173,13 +162,17 @@ class Engine:
         """Scores of cells, waiting in the calling thread.
 
         Raises:
-            BusyError: too much is waiting already, or it took too long.
+            BusyError: too much is waiting already, it took too long, or the client has gone (`leaving`).
             ReadError, DeviceError: what went wrong with one of the cells.
         """
         ticket, source = self._join(layer, cells, probabilities, origin)
+        waits = client()
         try:
-            if not ticket.wait(self._timeout):
-                raise self._too_slow()
+            with waits.wakes(ticket.finish):
+                if not ticket.wait(self._timeout):
+                    raise self._too_slow()
+            if ticket.missing and ticket.error is None:
+                raise BusyError("the client has gone", "Ask again")
             return _answer(ticket, source)
         finally:
             self._leave(ticket, origin)
@@ -203,13 +196,12 @@ class Engine:
     def coming(self) -> Iterator[None]:
         """Inside, a request is on its way whose cells are not known yet; it asks for them right after."""
         with self._changed:
-            number = next(self._came)
-            self._coming[number] = None
+            number = self.pace.came()
         try:
             yield
         finally:
             with self._changed:
-                del self._coming[number]
+                self.pace.went(number)
                 self._changed.notify()
 
     def observe(self, stage: str, seconds: float) -> None:
@@ -291,6 +283,11 @@ class Engine:
         return sum(device.forwards for device in list(self.devices.values()))
 
     @property
+    def rate(self) -> float:
+        """Pixels per second that the fastest device lately did; 0 while unknown."""
+        return max((device.rate for device in list(self.devices.values())), default=0.0)
+
+    @property
     def healthy(self) -> bool:
         """Whether readers and devices live. A device that has run one window for longer than a request may is stuck."""
         return all(reader.is_alive() for reader in self._readers) and all(
@@ -331,7 +328,7 @@ class Engine:
             wanted += [key.cell for key in missing]
             if wanted:
                 if not len(self._waiting):
-                    self._first = (next(self._came), time.monotonic())
+                    self.pace.begins(time.monotonic())
                 self._waiting.add(layer, probabilities, wanted, origin, time.monotonic())
                 self._changed.notify_all()
         if not ticket.missing:
@@ -366,9 +363,9 @@ class Engine:
         """Wait for the next window to read; None when closing."""
         with self._changed:
             while not self._closing:
-                delay = self._delay() if len(self._waiting) else None
+                delay = self.pace.delay(time.monotonic(), self._living()) if len(self._waiting) else None
                 if delay is not None and delay <= 0:
-                    job = self._waiting.next(time.monotonic(), self._rate)
+                    job = self._waiting.next(time.monotonic(), self.rate)
                     if job is not None:
                         return self._formed_from(job)
                     delay = None
@@ -390,38 +387,12 @@ class Engine:
                 self._flight.start(key)
                 own.append(key.cell)
         work.cells = tuple(own)
-        self._formed += 1
-        self._formed_pixels += window.pixels
+        self.pace.formed += 1
+        self.pace.pixels += window.pixels
         return work
 
-    @property
-    def _rate(self) -> float:
-        """Pixels per second that the devices lately did; 0 while unknown."""
-        return max((device.rate for device in self.devices.values()), default=0.0)
-
-    def _delay(self) -> float | None:
-        """Seconds until the next window should be formed; None: not before one that is formed is done.
-
-        Just early enough to be read when the device comes free: whatever is asked for until then is merged into it.
-        The device never waits for it, so this is no batching timer. An idle device waits for what is known to be on
-        its way, not for what might come.
-        """
-        if self._formed == 0:
-            number, moment = self._first
-            # Numbers rise: the first that is on its way is the oldest.
-            burst = next(iter(self._coming), number) < number
-            return BURST - (time.monotonic() - moment) if burst else 0.0
-        devices = [device for device in self.devices.values() if device.alive]
-        slots = sum(device.batch for device in devices) or 1
-        if self._formed >= slots + self._read_ahead:
-            return None
-        if slots > 1:
-            # Windows for several at once are read as soon as a reader is free.
-            return 0.0
-        if self._rate <= 0:
-            return 0.0 if self._formed < 2 else None
-        elapsed = max((device.elapsed for device in self.devices.values()), default=0.0)
-        return self._formed_pixels / self._rate - elapsed - READ_LEAD * self._read_seconds - WAKE_UP
+    def _living(self) -> list[Device]:
+        return [device for device in self.devices.values() if device.alive]
 
     def _read(self, work: Work) -> None:
         """In a reader's thread: read a window and hand it to the device."""
@@ -431,7 +402,7 @@ class Engine:
             begun = time.monotonic()
             work.pixels, work.valid = read_window(work.layer.source, work.window)
             work.read = time.monotonic() - begun
-            self._read_seconds += 0.2 * (work.read - self._read_seconds)
+            self.pace.took(work.read)
             for name in work.devices:
                 self._device(name)
             self._check_devices(work.devices)
@@ -509,8 +480,8 @@ class Engine:
         if work.over:
             return
         work.over = True
-        self._formed -= 1
-        self._formed_pixels -= work.window.pixels
+        self.pace.formed -= 1
+        self.pace.pixels -= work.window.pixels
         self._changed.notify_all()
 
     def _device(self, name: str) -> Device:

@@ -43,6 +43,8 @@ class Grid:
         halo: context that the model needs on each side, in pixels, a multiple of `align`.
         gsd: ground metres per pixel that the model sees.
         native: True when grid pixels are the scene's own, so that nothing is resampled.
+        overlap: pixels beyond each of its sides that a kept cell holds, to be blended with its neighbours (`blend`); 0
+            where cells lie side by side.
     """
 
     crs: CRS
@@ -57,12 +59,16 @@ class Grid:
     halo: int
     gsd: float
     native: bool
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         if min(self.res_x, self.res_y) <= 0 or min(self.height, self.width, self.cell, self.align) < 1:
             raise ValueError(f"impossible grid: {self}")
         if self.cell % self.align or self.halo % self.align:
             raise ValueError(f"cell {self.cell} and halo {self.halo} must be multiples of {self.align}")
+        if not 0 <= self.overlap <= min(self.halo, self.cell // 2):
+            # Beyond half a cell three windows would share a pixel, whose two ramps do not sum to one.
+            raise ValueError(f"overlap {self.overlap} is more than the halo {self.halo} or half the cell {self.cell}")
 
     @property
     def transform(self) -> Affine:
@@ -99,6 +105,13 @@ class Grid:
         row_end = min((last.row + 1) * self.cell, _round_up(self.height, self.align))
         col_end = min((last.col + 1) * self.cell, _round_up(self.width, self.align))
         return Rect(row_off, col_off, row_end - row_off, col_end - col_off)
+
+    def kept_of(self, cell: Cell) -> Rect:
+        """The pixels of the scene whose scores are kept with a cell: its own, and the overlap with its neighbours."""
+        top, left = max(0, cell.row * self.cell - self.overlap), max(0, cell.col * self.cell - self.overlap)
+        bottom = min((cell.row + 1) * self.cell + self.overlap, self.height)
+        right = min((cell.col + 1) * self.cell + self.overlap, self.width)
+        return Rect(top, left, bottom - top, right - left)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +154,7 @@ def pixels_per_view_pixel(view: View, grid: Grid) -> float:
 
 
 def cells_covering(where: Footprint, grid: Grid, *, margin: int = 0) -> list[Cell]:
-    """The cells that hold at least one sample of the footprint, row by row; empty when it misses the grid.
+    """The cells that keep at least one sample of the footprint (`kept_of`), row by row; empty when it misses the grid.
 
     `margin` widens each sample by that many pixels (1 for bilinear warping, which looks at its neighbours).
     """
@@ -153,10 +166,13 @@ def cells_covering(where: Footprint, grid: Grid, *, margin: int = 0) -> list[Cel
         if not inside.any():
             return []
         rows, cols = rows[inside], cols[inside]
+    reach = margin + grid.overlap
+    # Wider than a cell, a sample may reach the cells on either side of its own.
+    shifts = {-reach, reach} if 2 * reach < grid.cell else {-reach, 0, reach}
     found = [
         (_cell_numbers(rows, down, grid.height, grid.cell), _cell_numbers(cols, right, grid.width, grid.cell))
-        for down in {-margin, margin}
-        for right in {-margin, margin}
+        for down in shifts
+        for right in shifts
     ]
     # Only where the footprint lies: a scene of a terapixel has a billion cells.
     top, left = (min(int(numbers[axis].min()) for numbers in found) for axis in (0, 1))
@@ -175,13 +191,12 @@ def _cell_numbers(pixels: Coordinates, shift: int, size: int, cell: int) -> NDAr
     return numbers
 
 
-def cell_of_point(x: float, y: float, crs: CRS, grid: Grid) -> tuple[Cell, int, int] | None:
-    """The cell of a coordinate and the pixel (row, column) inside that cell, or None outside of the grid."""
+def pixel_of_point(x: float, y: float, crs: CRS, grid: Grid) -> tuple[int, int] | None:
+    """The pixel (row, column) that holds a coordinate, or None outside of the grid."""
     cols, rows = _to_grid(crs, grid, [x], [y])
     if not (0 <= rows[0] < grid.height and 0 <= cols[0] < grid.width):
         return None
-    row, col = int(rows[0]), int(cols[0])
-    return Cell(row // grid.cell, col // grid.cell), row % grid.cell, col % grid.cell
+    return int(rows[0]), int(cols[0])
 
 
 def _map_to_grid(view: View, grid: Grid, samples: int) -> tuple[Coordinates, Coordinates]:

@@ -9,10 +9,12 @@ from typing import Any
 from morecantile import tms
 
 from model_registry import Model, load
+from model_registry.augment import passes
 from tiler import zoom
-from tiler.layer import MAX_GSD_FACTOR, examine, fit
+from tiler.layer import MAX_GSD_FACTOR, Layer, examine, fit
 from tiler.predict import Limits
 from tiler.scene import SceneRef, open_scene
+from tiler.seams import Seam, measure
 
 
 def _answers(model: Model) -> str:
@@ -24,6 +26,40 @@ def _answers(model: Model) -> str:
         return f"{values.name}, shown from {low:g} to {high:g} {values.unit}".rstrip()
     shown = "its first three" if values.components is None else "three components of them"
     return f"{values.channels} channels, of which {shown} are shown as colours"
+
+
+def _augmentation(model: Model) -> dict[str, str]:
+    if model.augment == "none":
+        return {}
+    count = passes(model.augment)
+    return {"augmentation": f"{model.augment}: {count} forward passes per window, 1/{count} of the speed"}
+
+
+def _windows(layer: Layer) -> dict[str, str]:
+    """How the windows of a model that is not exact are put together, and what is seen of their borders."""
+    if layer.window_shape is None or layer.model.exactness == "exact":
+        return {}
+    grid, seam = layer.grid, measure(layer)
+    height, width = layer.window_shape
+    how = f"blended over {2 * grid.overlap} px" if grid.overlap else "side by side: class numbers cannot be blended"
+    told = {
+        "windows": f"fixed, {width} x {height} px around cells of {grid.cell} px, {how}; "
+        f"{layer.redundancy:.3g} pixels inferred per pixel shown"
+    }
+    return told | {"seams": _seams(layer, seam)}
+
+
+def _seams(layer: Layer, seam: Seam | None) -> str:
+    if seam is None:
+        return "none measured: one window holds the scene, or its borders lie where there is no data"
+    what = "class" if layer.model.kind == "classes" else "value"
+    told = f"{100 * seam.moved:.2g} % of the pixels near borders get another {what} from a window that lies elsewhere"
+    if seam.step is not None and seam.unblended is not None:
+        told += (
+            f" (differences up to {seam.largest:.2g}); steps across borders are {seam.step:.3g} times those inside a "
+            f"window, unblended {seam.unblended:.3g}"
+        )
+    return told
 
 
 def report(
@@ -53,6 +89,7 @@ def report(
             "model": f"{model.title} ({model.name} {model.version}), {loaded.runner.runtime} {loaded.runner.precision}",
             "model gsd": f"{model.resolution.value:g} m" if model.resolution else "not stated",
             "answers": _answers(model),
+            **_augmentation(model),
             "exactness": f"{model.exactness}, halo {model.window.halo} px, period {model.window.period} px, "
             f"size multiple {model.window.multiple} px",
         }
@@ -69,6 +106,7 @@ def report(
                 "zooms": f"{zoom.minzoom(grid, mercator, limits.max_tile_pixels)} to {zoom.maxzoom(grid, mercator)} "
                 "(WebMercatorQuad)",
                 "revision": layer.revision,
+                **_windows(layer),
             }
         return {"facts": facts, "findings": [asdict(finding) for finding in findings]}
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from model_registry import LoadedModel, Model
+from tiler.layer import Layer
 from tiler.outputs import offered
 from tiler.ramps import Color, ramp
 
@@ -73,6 +74,23 @@ def answer_of(model: Model) -> dict[str, Any]:
 def kind_of(model: Model) -> dict[str, Any]:
     """Kind and outputs, for every document that describes a model."""
     return {"kind": model.kind, "outputs": list(offered(model))}
+
+
+def windows_of(layer: Layer) -> dict[str, Any]:
+    """How windows of a model that is not exact are put together, and how far they differ; nothing for an exact one."""
+    if layer.window_shape is None or layer.model.exactness == "exact":
+        return {}
+    loaded, grid = layer.loaded, layer.grid
+    return {
+        "windows": {
+            "size": list(layer.window_shape),
+            "cell": grid.cell,
+            "overlap": 2 * grid.overlap,
+            "blended": grid.overlap > 0,
+            "redundancy": round(layer.redundancy, 2),
+            "notes": [*loaded.probe.notes, *([loaded.choice.seams] if loaded.choice.seams else [])],
+        }
+    }
 
 
 def _hex(color: Color) -> str:

@@ -78,6 +78,9 @@ class EngineCollector(Collector):
             "tiler_ready_windows", "Windows read and waiting for a device", len(self._engine.ready)
         )
         age = GaugeMetricFamily("tiler_device_heartbeat_age_seconds", "Since the last sign of life", labels=["device"])
+        rate = GaugeMetricFamily(
+            "tiler_device_pixels_per_second", "What it lately did, which windows are sized by", labels=["device"]
+        )
         alive = GaugeMetricFamily("tiler_device_alive", "1 while the device takes windows", labels=["device"])
         for name, device in list(self._engine.devices.items()):
             windows.add_metric([name], device.windows)
@@ -85,5 +88,11 @@ class EngineCollector(Collector):
             pixels.add_metric([name], device.pixels)
             busy.add_metric([name], device.busy)
             age.add_metric([name], device.heartbeat_age)
+            rate.add_metric([name], device.rate)
             alive.add_metric([name], device.alive)
-        yield from (windows, forwards, pixels, busy, ready, age, alive)
+        yield from (windows, forwards, pixels, busy, ready, age, rate, alive)
+        pace = self._engine.pace
+        yield GaugeMetricFamily("tiler_read_seconds", "What reading a window lately took", pace.read_seconds)
+        yield GaugeMetricFamily(
+            "tiler_read_ahead_windows", "Windows formed beyond those on the devices", pace.ahead(self._engine.rate)
+        )

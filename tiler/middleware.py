@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tiler.leaving import Client, working_for
+
 # GET and HEAD have no body, so nothing is lost when somebody else listens to the connection.
 METHODS = ("GET", "HEAD")
 
@@ -60,15 +62,20 @@ async def run_until_gone(
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    task = asyncio.ensure_future(handler())
+    client = Client()
+    with working_for(client):
+        task = asyncio.ensure_future(handler())
     listener = asyncio.ensure_future(listen())
     try:
         await asyncio.wait({task, listener}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             # Raises what the handler raised.
             task.result()
-        elif gone is not None:
-            gone.set()
+        else:
+            # Threads that work for the handler cannot be cancelled; they look for this.
+            client.leave()
+            if gone is not None:
+                gone.set()
     finally:
         left = [item for item in (task, listener) if not item.done()]
         for item in left:

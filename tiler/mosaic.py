@@ -1,4 +1,4 @@
-"""Cells side by side, and which of their pixels lie under a view's samples."""
+"""Cells put together, and which of their pixels lie under a view's samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiler.blend import area_under, blended
 from tiler.grid import Footprint, Grid
 from tiler.values import Cell, Classes, Floats, Mask, Resampling, Scores
 
@@ -18,25 +19,45 @@ Planes = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mosaic:
-    """Cells side by side. `top`, `left`: grid pixels of the first row and column.
+    """Cells put together. `top`, `left`: grid pixels of the first row and column.
 
     Attributes:
         valid: bool [rows, cols].
-        classes: uint8 [rows, cols]; zeros for a model without.
+        classes: uint8 [rows, cols]; zeros for a model without, None where they follow from the planes (`over`).
         planes: [planes, rows, cols] in the cells' own dtype: probabilities, values or components; None if not wanted.
     """
 
     top: int
     left: int
     valid: Mask
-    classes: Classes
+    classes: Classes | None
     planes: Planes | None
+
+    @classmethod
+    def over(
+        cls,
+        where: Footprint,
+        grid: Grid,
+        scores: Mapping[Cell, Scores],
+        planes_of: Callable[[Scores], Planes | None] | None,
+    ) -> Mosaic:
+        """What a footprint needs: cells side by side, or blended under its samples where they overlap.
+
+        `planes_of` says which of their planes are wanted, None for none of them; blended are planes and no classes.
+        """
+        if not grid.overlap:
+            return cls.of(grid, scores, planes_of)
+        assert planes_of is not None, "overlapping cells have planes"
+        # Bilinear samples look at the pixels around them.
+        area = area_under(where, grid, scores, margin=1)
+        valid, planes = blended(grid, scores, planes_of, area)
+        return cls(area.row_off, area.col_off, valid, None, planes)
 
     @classmethod
     def of(
         cls, grid: Grid, scores: Mapping[Cell, Scores], planes_of: Callable[[Scores], Planes | None] | None
     ) -> Mosaic:
-        """Put cells together; `planes_of` says which of their planes are wanted, None for none of them."""
+        """Put cells side by side; `planes_of` says which of their planes are wanted, None for none of them."""
         rows, cols = [cell.row for cell in scores], [cell.col for cell in scores]
         top, left = min(rows) * grid.cell, min(cols) * grid.cell
         height = min((max(rows) + 1) * grid.cell, grid.height) - top

@@ -179,7 +179,9 @@ def _indices(values: Classes | Floats, ends: tuple[float, float]) -> Classes:
 def _steps(plane: Classes | Floats, ends: tuple[float, float], last: int) -> Classes:
     """0 .. last for low .. high; what lies beyond is at the end."""
     low, high = ends
-    share = (np.asarray(plane, np.float32) - np.float32(low)) / np.float32(high - low)
+    # In float64: whatever range an address gives, the two ends are apart there.
+    with np.errstate(over="ignore"):
+        share = (np.asarray(plane, np.float64) - low) / (high - low)
     return np.asarray(np.round(np.clip(share, 0, 1) * last), np.uint8)
 
 

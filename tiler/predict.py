@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -9,10 +10,10 @@ from morecantile import TileMatrixSet
 from rasterio.crs import CRS
 
 from tiler import zoom
-from tiler.assemble import Picture, assemble, blank
+from tiler.assemble import Picture, assemble, blank, wants
 from tiler.engine import ANYBODY, Engine, Stages
 from tiler.errors import TooLargeError
-from tiler.grid import Footprint, cell_of_point, cells_covering, footprint
+from tiler.grid import Footprint, cells_covering, footprint, pixel_of_point
 from tiler.layer import Layer
 from tiler.values import Cell, Scores, Style, View
 from tiler.waiting import Origin
@@ -61,7 +62,11 @@ def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int)
     cells = cells_covering(where, grid, margin=1 if style.resampling == "bilinear" else 0)
     pixels = len(cells) * grid.cell**2
     # Cells are counted whole: what they hold beyond the view must not make a view at the limit fail.
-    if pixels > max_pixels * 1.5 + 4 * grid.cell * max(view.height, view.width):
+    allowed = max_pixels * 1.5 + 4 * grid.cell * max(view.height, view.width)
+    if layer.window_shape is not None:
+        # Those of a model that is not exact are as large as windows, and neighbours come along to be blended.
+        allowed += 4 * (grid.cell + grid.overlap) * (math.sqrt(max_pixels) + grid.cell)
+    if pixels > allowed:
         raise TooLargeError(
             f"the request covers {pixels / 1e6:.1f} Mpx of {grid.gsd:g} m, the limit is {max_pixels / 1e6:.1f} Mpx",
             "Ask for a smaller area, or export the whole scene",
@@ -135,7 +140,7 @@ async def predict_tile(
         todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side)
     if not todo.cells:
         return TileAnswer(blank(layer, view, style), "outside")
-    answer = await engine.scores_async(layer, todo.cells, probabilities=style.needs_probabilities, origin=origin)
+    answer = await engine.scores_async(layer, todo.cells, probabilities=wants(layer, style), origin=origin)
     begun = time.monotonic()
     shown = await engine.finish(picture, todo, answer.scores)
     return TileAnswer(shown, "predicted", answer.source, answer.stages, time.monotonic() - begun)
@@ -144,7 +149,7 @@ async def predict_tile(
 def predict_view(layer: Layer, view: View, style: Style, engine: Engine, limits: Limits) -> Picture:
     """The picture of any view, waiting in the calling thread."""
     todo = plan(layer, view, style, limits.max_request_pixels, limits.max_side)
-    answer = engine.scores(layer, todo.cells, probabilities=style.needs_probabilities)
+    answer = engine.scores(layer, todo.cells, probabilities=wants(layer, style))
     return picture(todo, answer.scores)
 
 
@@ -165,15 +170,16 @@ class PointAnswer:
 
 def predict_point(layer: Layer, x: float, y: float, crs: CRS, style: Style, engine: Engine) -> PointAnswer | None:
     """What a layer shows at a coordinate of `crs`, at native resolution; None outside of the scene."""
-    found = cell_of_point(x, y, crs, layer.grid)
+    grid, style = layer.grid, replace(style, resampling="nearest")
+    found = pixel_of_point(x, y, crs, grid)
     if found is None:
         return None
-    cell, row, col = found
-    scores = engine.scores(layer, [cell], probabilities=style.needs_probabilities).scores
-    grid = layer.grid
-    left, top = grid.transform * (cell.col * grid.cell + col, cell.row * grid.cell + row)
+    row, col = found
+    left, top = grid.transform * (col, row)
     pixel = View((left, top - grid.res_y, left + grid.res_x, top), grid.crs, 1, 1)
-    shown = assemble(layer, pixel, footprint(pixel, grid), scores, replace(style, resampling="nearest"))
+    where = footprint(pixel, grid)
+    scores = engine.scores(layer, cells_covering(where, grid), probabilities=wants(layer, style)).scores
+    shown = assemble(layer, pixel, where, scores, style)
     return PointAnswer(
         valid=bool(shown.valid[0, 0]),
         values=tuple(float(value) for value in shown.values[:, 0, 0]),

@@ -30,7 +30,7 @@ from tiler.engine import Engine
 from tiler.errors import OutsideError, RequestError, SceneError
 from tiler.grid import NO_PLACE
 from tiler.layer import Layer
-from tiler.legend import answer_of, kind_of
+from tiler.legend import answer_of, kind_of, windows_of
 from tiler.outputs import style_of
 from tiler.paint import default_palette
 from tiler.predict import Limits, predict_point, predict_view
@@ -145,6 +145,7 @@ class PredictingReader(BaseReader):
                 "gsd": layer.grid.gsd,
                 "halo": layer.grid.halo,
                 "exactness": model.exactness,
+                **windows_of(layer),
             }
         )
 

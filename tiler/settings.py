@@ -73,7 +73,9 @@ class Settings(BaseSettings):
         description="Tiles painted and encoded at the same time; default: half of the cores, at most 8",
     )
     picture_bytes: int = Field(64 * 2**20, ge=0, description="Bytes of encoded tiles kept")
-    read_ahead: int = Field(2, ge=0, description="Windows formed beyond the one on the device")
+    read_ahead: int | None = Field(
+        None, ge=0, description="Windows formed beyond those on the devices; default: as many as reading asks for"
+    )
     batch: int | None = Field(
         None, ge=1, description="Windows of one shape put through a model together; default: 1 on a CPU, 8 on a GPU"
     )

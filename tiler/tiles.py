@@ -18,7 +18,7 @@ from tiler.assemble import band_names
 from tiler.cache import Encoded
 from tiler.layer import Layer
 from tiler.paint import CLEAR, ColorMap, check_colors, check_format, encode
-from tiler.predict import TileAnswer, predict_tile
+from tiler.predict import Limits, TileAnswer, predict_tile
 from tiler.ramps import Color, Rescale, rescale_of
 from tiler.reader import PredictingReader, Service, image_of
 from tiler.routes import IMMUTABLE, SHORT
@@ -64,8 +64,11 @@ async def answer_tile(
     layer = reader.layer
     style = replace(reader.style, resampling=wanted.view.get("resampling", "nearest"))
     colormap = wanted.colormap or reader.colormap
-    etag = etag_of(layer, str(reader.tms.id), style, colormap, wanted)
-    headers = {"ETag": etag, "Cache-Control": IMMUTABLE if reader.pinned else SHORT, **layer_headers(layer)}
+    etag = etag_of(layer, str(reader.tms.id), style, colormap, wanted, service.limits)
+    # What is shown below minzoom may change under the same revision: an operator's limit, a prediction made meanwhile.
+    below = wanted.z < layer.minzoom(reader.tms, service.limits.max_tile_pixels)
+    kept_for = IMMUTABLE if reader.pinned and not below else SHORT
+    headers = {"ETag": etag, "Cache-Control": kept_for, **layer_headers(layer)}
     if client_has(request, etag):
         return Response(status_code=304, headers=headers)
     bands = len(band_names(layer, style))
@@ -133,11 +136,12 @@ def client_has(request: Request, etag: str) -> bool:
     return etag in named or "*" in named
 
 
-def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest) -> str:
-    """A strong ETag: the revision and everything of the request that decides a byte."""
+def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest, limits: Limits) -> str:
+    """A strong ETag: the revision and everything of the request and of the limits that decides a byte."""
     colors = sorted(colormap.items()) if isinstance(colormap, Mapping) else list(colormap)
     tile = (wanted.z, wanted.x, wanted.y, wanted.tilesize, wanted.scale, wanted.format.value, dict(wanted.render))
-    decides = repr((layer.revision, tms_id, style, colors, rescale_of(layer.model, style), tile))
+    shown = rescale_of(layer.model, style)
+    decides = repr((layer.revision, tms_id, style, colors, shown, tile, limits.max_tile_pixels))
     return f'"{layer.revision}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"'
 
 
@@ -145,7 +149,7 @@ def layer_headers(layer: Layer) -> dict[str, str]:
     """What every answer says of its layer: model, exactness, and the resolution when it is not the model's own."""
     headers = {"X-Model": f"{layer.model.name}#{layer.model.digest[:12]}", "X-Revision": layer.revision}
     if layer.model.exactness != "exact":
-        headers["X-Exactness"] = str(layer.model.exactness)
+        headers["X-Exactness"] = layer.exactness
     wanted = layer.model.resolution
     if wanted is None or abs(layer.grid.gsd / wanted.value - 1) > 1e-3:
         headers["X-GSD"] = f"{layer.grid.gsd:.6g}; model={wanted.value if wanted else 'unknown'}"

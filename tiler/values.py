@@ -87,7 +87,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What the model said of one cell.
+    """What the model said of one cell, or of a window.
 
     Attributes:
         classes: uint8 [rows, cols], class values; meaningless where `valid` is False. None for a model without classes.

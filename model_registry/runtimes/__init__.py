@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.artifacts import read_artifact
-from model_registry.errors import UnsupportedModel
+from model_registry.errors import ContractError, UnsupportedModel
 from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.postprocess import Float32, Prediction
 
@@ -66,7 +66,10 @@ class Runner(Protocol):
         ...
 
     def logits(self, x: Float32) -> Float32:
-        """Return the raw scores float32[B, K, H, W] of `x` float32[B, C, H, W], which is already scaled."""
+        """Return the raw scores float32[B, K, H, W] of `x` float32[B, C, H, W], which is already scaled.
+
+        Of an augmented network they are the mean of its views' probabilities or values.
+        """
         ...
 
     def close(self) -> None:
@@ -103,9 +106,22 @@ def load_runner(
 
     Raises:
         ArtifactError: the file was altered or cannot be loaded.
-        ContractError: its inputs or weights are not those of the manifest.
+        ContractError: its inputs or weights are not those of the manifest, or its windows cannot be turned.
         UnsupportedModel: a package or a device is missing, or the runtime cannot run this model so.
     """
+    runner = _load(model, device, threads, runtime, precision)
+    if model.augment == "none":
+        return runner
+    from model_registry.augment import AugmentedRunner
+
+    try:
+        return AugmentedRunner(runner, model)
+    except ContractError:
+        runner.close()
+        raise
+
+
+def _load(model: Model, device: str, threads: int | None, runtime: RuntimeName | None, precision: Precision) -> Runner:
     native = native_runtime(model)
     runtime = runtime or native
     if runtime not in (native, "openvino"):

@@ -180,4 +180,4 @@ def running(**options: Any) -> Iterator[Engine]:
 
 def at_rest(engine: Engine) -> bool:
     """Whether nothing is in flight, queued or formed."""
-    return engine.pending == engine.queued == engine._formed == engine._formed_pixels == 0
+    return engine.pending == engine.queued == engine.pace.formed == engine.pace.pixels == 0

@@ -7,7 +7,7 @@ the whole scene through ONNX Runtime in one pass.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,56 @@ def whole_scene(
     See `whole_scores` for the arguments.
     """
     return best_and_lead(whole_scores(onnx, scaled, pad=pad, multiple=multiple))
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of scores [classes, rows, cols]."""
+    shares = np.exp(scores - scores.max(axis=0))
+    return np.asarray(shares / shares.sum(axis=0))
+
+
+def blended_scene(
+    onnx: Path,
+    scaled: NDArray[np.float32],
+    finish: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    side: int,
+    halo: int,
+) -> NDArray[np.float64]:
+    """[planes, rows, cols] in float64: every window of the scene by itself, then their mean with Hann's weights.
+
+    Args:
+        onnx: the network.
+        scaled: float32 [bands, rows, cols], as the network wants it.
+        finish: what becomes of a window's scores before they are averaged.
+        side: of a window; the next one begins `side - 2 * halo` further on.
+        halo: half of what two windows share; at the scene's edge nothing is shared.
+    """
+    _, height, width = scaled.shape
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    name, cell = session.get_inputs()[0].name, side - 2 * halo
+    below, right = -(-height // cell) * cell + halo - height, -(-width // cell) * cell + halo - width
+    padded = np.pad(scaled, ((0, 0), (halo, below), (halo, right)), mode="reflect").astype(np.float32)
+    sums = np.zeros(padded.shape[1:])
+    total: Any = None
+
+    def ramp(first: bool, last: bool) -> NDArray[np.float64]:
+        x = np.arange(side) + 0.5
+        down = np.where(x < 2 * halo, (1 - np.cos(np.pi * x / (2 * halo))) / 2, 1.0)
+        return (np.ones(side) if first else down) * (np.ones(side) if last else down[::-1])
+
+    for top in range(0, height, cell):
+        for left in range(0, width, cell):
+            there = (slice(top, top + side), slice(left, left + side))
+            (scores,) = session.run(None, {name: np.ascontiguousarray(padded[None, :, *there])})
+            answer = finish(np.asarray(scores[0], np.float64))
+            weight = ramp(top == 0, top + cell >= height)[:, None] * ramp(left == 0, left + cell >= width)
+            if total is None:
+                total = np.zeros((len(answer), *sums.shape))
+            total[:, *there] += answer * weight
+            sums[there] += weight
+    inner = (slice(halo, halo + height), slice(halo, halo + width))
+    return np.asarray(total[:, *inner] / sums[inner])
 
 
 def classifier(folder: Path, values: Sequence[float], **options: Any) -> Path:

@@ -29,6 +29,7 @@ from tiler.errors import InferenceError
 from tiler.settings import Settings
 
 IMMUTABLE = "public, max-age=31536000, immutable"
+SHORT = "public, max-age=60"
 NS = {
     "wmts": "http://www.opengis.net/wmts/1.0",
     "ows": "http://www.opengis.net/ows/1.1",
@@ -236,6 +237,22 @@ def test_zooms_of_tilejson_are_those_that_are_predicted(client: TestClient, scen
         kinds[zoom] = shown.headers["x-inference"]
         assert (rgba(shown.content)[..., 3].any()) == (zoom == answer["minzoom"])
     assert kinds == {answer["minzoom"]: "predicted", answer["minzoom"] - 1: "zoom-in"}
+
+
+def test_a_tile_that_says_zoom_in_is_not_kept_for_ever(settings: dict[str, Any]) -> None:
+    """An operator may raise the limit, or somebody export the scene: the same address then shows a prediction."""
+    seen = []
+    for limit in (4096, 2048 * 2048):
+        with TestClient(create_app(Settings(**settings, max_tile_pixels=limit))) as client:
+            answer = client.get("/tilejson.json").json()
+            item = MERCATOR.tile(*answer["center"][:2], 16)
+            path = answer["tiles"][0].replace("{z}", "16").replace("{x}", str(item.x)).replace("{y}", str(item.y))
+            seen.append((path, client.get(path).headers))
+    (first, below), (second, shown) = seen
+    assert first == second
+    assert (below["x-inference"], below["cache-control"]) == ("zoom-in", SHORT)
+    assert (shown["x-inference"], shown["cache-control"]) == ("predicted", IMMUTABLE)
+    assert below["etag"] != shown["etag"]
 
 
 def test_addresses_are_absolute_below_the_root_path_of_a_proxy(settings: dict[str, Any], tile: str) -> None:

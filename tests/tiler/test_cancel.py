@@ -77,6 +77,29 @@ def test_hanging_up_drops_what_waits_and_nobody_elses(served: Served, parser: st
         assert len(served.runner.shapes) == 3
 
 
+def test_hanging_up_on_an_endpoint_that_waits_in_a_thread_drops_its_work_too(served: Served, parser: str) -> None:
+    """Point and preview are TiTiler's own, synchronous: their thread waits for the engine and cannot be cancelled."""
+    engine, gate = served.engine, served.runner.gate
+    tile = served.paths[0]
+    root, _, query = tile.partition("?")
+    prefix = root.partition("/tiles/")[0] if "/tiles/" in root else root.rsplit("/", 3)[0]
+    with serving(served.app, parser) as port:
+        before = gate.entered
+        gate.hold()
+        first = call(port, tile)
+        gate.wait_for(before + 1)
+        waiting, dropped = engine.queued, engine.counters.dropped
+        lost = call(port, f"{prefix}/preview.png?{query}&output=confidence")
+        until(lambda: engine.queued > waiting, "the preview's cells")
+        lost.close()
+        until(lambda: engine.queued == waiting, "the drop")
+        assert engine.counters.dropped > dropped
+        gate.open()
+        assert answer_of(first).status == 200
+        until(lambda: at_rest(engine))
+        assert len(served.runner.shapes) == 1
+
+
 def test_sixty_aborted_bursts_leave_nothing_pending(served: Served, parser: str) -> None:
     engine, gate = served.engine, served.runner.gate
     with serving(served.app, parser) as port:

@@ -36,9 +36,10 @@ from tests.tiler.controlled import (
     world,
 )
 from tests.tiler.helpers import RES, landscape, tiles_over, write_scene
-from tiler.engine import BURST, Answer, Engine
+from tiler.engine import Answer, Engine
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.layer import Layer, fit
+from tiler.pace import BURST
 from tiler.pixels import read_window
 from tiler.scene import open_scene
 from tiler.values import Cell
@@ -200,7 +201,7 @@ def test_an_idle_engine_gives_a_burst_a_moment_only(place: World) -> None:
 
 
 def test_an_idle_engine_does_not_wait_for_what_comes_later(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiler.engine.BURST", 1e6)
+    monkeypatch.setattr("tiler.pace.BURST", 1e6)
 
     async def main() -> None:
         layer, runner = place.layer()

@@ -69,7 +69,7 @@ def test_health_is_answered_while_everything_is_full(place: World, monkeypatch: 
         # A reader is let go, so that the device has a window too; the next read stands still again.
         readers.let(1)
         device.wait_for(before + 1)
-        engine._read_ahead = 4
+        engine.pace.read_ahead = 4
         more = [call(port, path) for path in served.paths[1:]]
         readers.wait_for(2)
         # TiTiler's own endpoints are synchronous: each waits in one of anyio's threads.
@@ -152,7 +152,7 @@ def test_a_dead_reader_makes_health_fail(served: Served, monkeypatch: pytest.Mon
     """Without readers nothing would ever be answered, however well the devices are."""
     client = TestClient(served.app)
     with monkeypatch.context() as patch:
-        patch.setattr(served.engine, "_delay", lambda: 1 / 0)
+        patch.setattr(served.engine.pace, "delay", lambda *_: 1 / 0)
         patch.setattr("threading.excepthook", lambda _: None)
         asking = threading.Thread(target=client.get, args=(served.paths[0],))
         asking.start()
@@ -208,7 +208,7 @@ def test_metrics_show_what_waits_now(served: Served) -> None:
     client = TestClient(served.app)
     before = served.runner.gate.entered
     served.runner.gate.hold()
-    engine._read_ahead = 0
+    engine.pace.read_ahead = 0
     askers = [threading.Thread(target=client.get, args=(path,)) for path in served.paths[:2]]
     askers[0].start()
     served.runner.gate.wait_for(before + 1)

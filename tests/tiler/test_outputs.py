@@ -400,6 +400,24 @@ def test_a_wrong_combination_is_refused_before_inference(
     fresh.extension.engine.close()
 
 
+@pytest.mark.parametrize("rescale", ["1e-320,2e-320", "-1e308,1e308", "1e308,-1e308", "30,10", "0,1e-300"])
+def test_any_range_that_is_one_is_painted(served: Host, scene: Path, tile: str, rescale: str) -> None:
+    for model in ("height", "embedding"):
+        answer = served.get(path(model, tile), scene, rescale=rescale)
+        assert answer.status_code == 200 and rgba(answer.content)[..., 3].any()
+    rising = rgba(served.get(path("height", tile), scene).content)
+    if rescale == "30,10":
+        falling = rgba(served.get(path("height", tile), scene, rescale=rescale).content)
+        assert (rising != falling).any()
+
+
+@pytest.mark.parametrize("rescale", ["nan,1", "0,inf", "1e400,0", "3,3", "a,b", "", ",", "1,2,3", "[[0,1]]"])
+def test_what_is_no_range_is_refused(served: Host, scene: Path, tile: str, rescale: str) -> None:
+    for door in (path("height", tile), "height/preview.png"):
+        answer = served.get(door, scene, rescale=rescale)
+        assert answer.status_code == 400 and "rescale=" in answer.json()["detail"], answer.text
+
+
 def test_more_channels_than_one_request_may_have_are_refused(models: dict[str, Path], scene: Path) -> None:
     from tiler.predict import Limits
 

@@ -310,7 +310,11 @@ def test_a_threshold_is_a_probability(door: Door, inside: str, value: str) -> No
 
 
 def test_unknown_values_list_the_known(door: Door, inside: str) -> None:
-    door.refused(door.tile(f"{inside}.png", output="logits"), "'class', 'probability' or 'confidence'", status=422)
+    door.refused(
+        door.tile(f"{inside}.png", output="logits"),
+        "'class', 'probability', 'confidence', 'value' or 'rgb'",
+        status=422,
+    )
     door.refused(door.tile(f"{inside}.png", resampling="cubic"), "'nearest' or 'bilinear'", status=422)
     door.refused(door.tile(f"{inside}.png", nodata="none"), "nodata", status=422)
     door.refused(door.get("NoSuchQuad/tilejson.json"), "WebMercatorQuad", status=422)
@@ -481,6 +485,12 @@ COLORMAP = st.one_of(
         max_leaves=6,
     ).map(json.dumps),
 )  # fmt: skip
+NUMBER = st.one_of(
+    st.floats().map(str),
+    st.floats(-0.1, 0.1).map(str),
+    st.integers(-400, 400).map(str),
+    st.sampled_from(["a", "1e-300"]),
+)
 QUERY = st.fixed_dictionaries(
     {},
     optional={
@@ -489,14 +499,9 @@ QUERY = st.fixed_dictionaries(
         "colormap": COLORMAP, "colormap_name": ODD, "return_mask": ODD, "dst_crs": st.sampled_from(
             ["EPSG:3857", "EPSG:4326", "EPSG:32631", "EPSG:3413", "EPSG:2193"]) | ODD,
         "coord_crs": st.sampled_from(["EPSG:3857", "EPSG:4326", "EPSG:32661"]) | ODD,
+        "rescale": st.tuples(NUMBER, NUMBER).map(",".join) | ODD,
     },
 )  # fmt: skip
-NUMBER = st.one_of(
-    st.floats().map(str),
-    st.floats(-0.1, 0.1).map(str),
-    st.integers(-400, 400).map(str),
-    st.sampled_from(["a", "1e-300"]),
-)
 PART = st.one_of(
     st.integers(-2, 30).map(str), st.integers(-(2**65), 2**65).map(str), st.sampled_from(["a", "1.5", "1e3"])
 )

@@ -10,7 +10,19 @@ import pytest
 from affine import Affine
 
 from model_registry.testing import conv_chain, strided_unet, write_model
-from tests.tiler.helpers import RES, Host, host, landscape, scene_pixels_of_tile, tiles_over, whole_scene, write_scene
+from tests.tiler.helpers import (
+    RES,
+    Host,
+    best_and_lead,
+    host,
+    landscape,
+    scene_pixels_of_tile,
+    softmax,
+    tiles_over,
+    whole_scene,
+    whole_scores,
+    write_scene,
+)
 
 CLASSES = ["a", "b", "c", "d", "e"]
 # Network, the halo that its layers need, its period. The second needs 3 * 24 = 72 px.
@@ -133,3 +145,29 @@ def _even(rect, margin):
 
     height, width = (-(-(side + 2 * margin) // 8) * 8 for side in (rect.height, rect.width))
     return Rect(rect.row_off - margin, rect.col_off - margin, height, width)
+
+
+def test_tiles_of_an_augmented_model_equal_one_augmented_pass(
+    scenes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A turned window is counted from another corner: both its ends lie on the period."""
+    folder = write_model(
+        tmp_path_factory.mktemp("augmented") / "m",
+        strided_unet(depth=3),
+        classes=CLASSES,
+        gsd=round(RES, 4),
+        augment="d4",
+    )
+    # Reflected to a square of whole periods, so that every view of it lies on the period as those of windows do.
+    scaled = np.pad(landscape(571, 709).astype(np.float32) / 255, ((0, 0), (24, 165), (24, 27)), mode="reflect")
+    assert scaled.shape == (3, 760, 760)
+    total = np.zeros((5, 571, 709))
+    for flip in (False, True):
+        for quarters in range(4):
+            view = np.rot90(scaled[..., ::-1] if flip else scaled, quarters, axes=(1, 2))
+            scores = whole_scores(folder / "model.onnx", np.ascontiguousarray(view), pad=0)
+            back = np.rot90(softmax(scores.astype(np.float64)), -quarters, axes=(1, 2))
+            total += (back[..., ::-1] if flip else back)[:, 24 : 24 + 571, 24 : 24 + 709]
+    expected, lead = best_and_lead((total / 8).astype(np.float32))
+    assert len(np.unique(expected)) == len(CLASSES)
+    assert differing(host({"m": folder}), "m", scenes["offset"], 256, expected, lead) == 0
