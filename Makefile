@@ -29,7 +29,7 @@ test: $(TEST_READY)
 	$(BIN)/python -m pytest -m "not gpu"
 
 test-fast: $(TEST_READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n auto --dist loadfile
 
 bench: $(TEST_READY)
 	$(BIN)/python -m benchmarks $(ARGS)

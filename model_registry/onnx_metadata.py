@@ -14,7 +14,8 @@ All values are JSON:
     standardization_mean, standardization_std   per band, applied after dividing by 255
     seg_thresh            a score below it counts as 0 before the largest is chosen: class 0 where none reaches it;
                           a probability: logits (a graph without final softmax or sigmoid) are activated first
-    seg_small_segment     removal of small polygons from their vector output: no pixel of ours depends on it
+    seg_small_segment     removal of small polygons (Deepness) or patches (GeoDeep's sieve) afterwards: no pixel of
+                          ours depends on it
 
 Both feed uint8 pixels divided by 255. `det_*` and `reg_*` keys belong to other model types and decide nothing here.
 Keys outside this list are of no consequence if they are an exporter's own (author, date, ...), so only keys that look

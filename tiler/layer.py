@@ -298,6 +298,14 @@ def _examine_bands(scene: Scene, model: Model, indexes: Sequence[int] | None) ->
             f"({', '.join(model.bands)}), the scene has {', '.join(map(str, by_index))}",
             "Give one band of the scene for each band of the model, in the model's order",
         )
+    if not indexes and scene.chosen is None and any(by_index[index].color == "palette" for index in chosen):
+        return Finding(
+            "bands",
+            False,
+            "the scene's pixels are numbers of colours in a palette, not brightness",
+            "Write the colours themselves (gdal_translate -expand rgb); or, if the numbers are what the model wants, "
+            "name the band (bidx=1, `bands:` in the settings, or --bidx)",
+        )
     pairs = ", ".join(
         f"{name} <- {index}" + (f" ({by_index[index].name})" if by_index[index].name else "")
         for name, index in zip(model.bands, chosen, strict=True)

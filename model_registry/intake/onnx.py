@@ -8,7 +8,7 @@ from model_registry.intake.found import Found
 from model_registry.intake.writing import document_of
 from model_registry.onnx_file import OnnxSummary, summarise
 from model_registry.onnx_metadata import describes_itself, model_of
-from model_registry.runtimes._shapes import demands_of, refuse_external_data
+from model_registry.runtimes._shapes import channels_last, demands_of, refuse_external_data
 
 _EMITS = {"Softmax": "probabilities", "Sigmoid": "probabilities", "ArgMax": "labels", "LogSoftmax": "logits"}
 
@@ -53,6 +53,11 @@ def _bands(summary: OnnxSummary) -> int | None:
         return None
     if len(dims) != 4:
         raise UnsupportedModel(f"the ONNX input has {len(dims)} axes", "It must be [batch, band, row, column]")
+    if channels_last(dims):
+        raise UnsupportedModel(
+            f"the ONNX input is {list(dims)}: it looks like [batch, row, column, band]",
+            "Export it with [batch, band, row, column] (tf2onnx: --inputs-as-nchw, --outputs-as-nchw)",
+        )
     return dims[1] if isinstance(dims[1], int) and dims[1] > 0 else None
 
 

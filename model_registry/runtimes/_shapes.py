@@ -33,6 +33,20 @@ def check_dims(dims: Sequence[Dim | None], bands: int) -> None:
         )
 
 
+def channels_last(dims: Sequence[Dim | None]) -> bool:
+    """Whether four dims can only be [batch, row, column, band]: few at the end, and sizes of a picture before them."""
+    _, second, third, last = dims
+    if not isinstance(last, int) or not 0 < last < _NARROWEST:
+        return False
+    if isinstance(second, int) and isinstance(third, int):
+        return min(second, third) >= _NARROWEST
+    return not isinstance(second, int) and not isinstance(third, int)
+
+
+# No window is as narrow as that.
+_NARROWEST = 16
+
+
 def demands_of(dims: Sequence[Dim | None]) -> Demands:
     """Read what the input's dims tell: numbers are fixed, "16*h" (torch.export) is a multiple of 16."""
     batch, _, height, width = dims

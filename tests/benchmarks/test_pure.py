@@ -7,10 +7,11 @@ import math
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rasterio.crs import CRS
 
-from benchmarks import figures, report, traces
+from benchmarks import accuracy, figures, report, traces
 from benchmarks.places import Place, apart_viewports, block, looking_at, random_viewports, serpentine
 from tiler.grid import Grid
 
@@ -163,3 +164,18 @@ def test_nothing_listens_after_a_prober():
     with Child("benchmarks.prober", [str(port)]) as child:
         child.wait()
         assert child.ask(stop=True) == {"ms": []}
+
+
+def test_right_pixels_are_counted_where_there_are_labels():
+    classes, labels = np.array([[0, 0, 3], [0, 5, 0]]), np.array([[1, 0, 0], [-1, 1, 1]])
+    counts = accuracy.water_counts(classes, labels)
+    assert counts == accuracy.Counts(right=3, all=5, both=2, either=4)
+    assert (counts.accuracy, counts.iou) == (0.6, 0.5)
+    assert counts + counts == accuracy.Counts(6, 10, 4, 8)
+    assert math.isnan(accuracy.Counts(0, 0).accuracy) and math.isnan(accuracy.Counts(0, 0).iou)
+
+
+def test_only_the_middle_of_a_patch_counts():
+    labels, classes = np.full((256, 256), 6), np.full((256, 256), 4)
+    classes[:64], labels[64:96] = 1, 0
+    assert accuracy.cover_counts(classes, labels) == accuracy.Counts(right=96 * 128, all=96 * 128)

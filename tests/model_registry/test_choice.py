@@ -283,6 +283,7 @@ def test_one_candidate_is_not_measured(model: Model, monkeypatch: pytest.MonkeyP
     assert not list(private_cache.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DEMO / "model.yaml").is_file(), reason="the demo's model is absent")
 def test_the_demo_network_is_the_same_in_every_runtime():
     pytest.importorskip("torch")

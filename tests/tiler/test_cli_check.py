@@ -61,7 +61,7 @@ def test_errors_by_halo_for_networks_that_are_not_exact(tmp_path: Path) -> None:
     done = check(folder)
     assert done.exit_code == 0, done.output
     shown = re.sub(r"\s+", " ", done.stdout)
-    assert "unsafe: neighbouring windows differ in" in shown and "statistics over the window" in shown
+    assert "unsafe: on noise, neighbouring windows differ in" in shown and "statistics over the window" in shown
     assert re.search(r"512 px 0 px \S+ %", shown) and re.search(r"512 px 128 px \S+ %", shown)
 
 
@@ -115,7 +115,7 @@ def test_networks_that_are_not_exact_on_a_scene(tmp_path: Path, scene: Path) -> 
     folder = write_model(tmp_path / "se", network, classes=CLASSES, gsd=round(RES, 4), window={"preferred": 128})
     done = check(folder, "--scene", scene)
     assert done.exit_code == 0, done.output
-    assert "On field.tif: what a halo leaves" in re.sub(r"\s+", " ", done.stdout) and "Picture:" in done.stdout
+    assert "What a halo leaves on field.tif" in re.sub(r"\s+", " ", done.stdout) and "Picture:" in done.stdout
     seams = json.loads((folder / "probe.json").read_text())["scene"]["seams"]
     assert {row["window"] for row in seams} == {128} and seams[-1]["halo"] == 32 and seams[0]["moved"] > 0
 

@@ -58,7 +58,10 @@ def test_add_publishes_a_version_and_points_the_alias(network: Path, registry: P
     for number in (1, 2):
         result = models("add", network, "--registry", registry, *GIVEN, "--license", "MIT", "--alias", "default")
         assert result.exit_code == 0, result.output
-        assert result.output.strip() == f"Added my-cover:{number}, which is now @default"
+        assert result.output.splitlines() == [
+            f"Added my-cover:{number}, which is now @default",
+            f"Next: tiler models check my-cover:{number} --registry {registry}",
+        ]
     store = Store(registry)
     assert store.versions("my-cover") == (1, 2) and store.resolve("my-cover@default").number == 2
     model = store.open("my-cover:1")

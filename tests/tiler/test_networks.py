@@ -81,7 +81,7 @@ def test_networks_that_are_not_exact_say_so(served: Host, scene: Path, name: str
     assert answer.status_code == 200, answer.text
     model = served.extension.catalog.model(name).model
     assert model.exactness in ("bounded", "unsafe") and model.window.halo == 128
-    assert answer.headers["X-Exactness"] == model.exactness
+    assert answer.headers["X-Exactness"] == f"{model.exactness}; blended"
     # What is said of it wherever models are listed.
     told = {item["id"]: item for item in served.client.get(served.prefix).json()}
     slug = model.name

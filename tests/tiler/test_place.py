@@ -215,6 +215,7 @@ def point_class(asked: Host, scene: Path, x: float, y: float, crs: str) -> int:
     return int(value)
 
 
+@pytest.mark.slow
 def test_500_points_say_what_the_tiles_show(asked: Host, busy: Path) -> None:
     tms, random = TMS.get("WebMercatorQuad"), np.random.default_rng(1)
     west, north = to_lonlat(LEFT, TOP)

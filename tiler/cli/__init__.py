@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from typer.models import CommandInfo
 
 from tiler.cli import check, components, intake, reload, serving
 from tiler.cli.common import GDAL_DEFAULTS
@@ -18,4 +19,14 @@ models_app.command("add")(intake.add)
 models_app.command("import")(intake.convert)
 models_app.command("trust")(intake.trust)
 models_app.command("reload")(reload.reload)
+# As a model goes: in, looked at, managed, out. What is not named comes last.
+ORDER = "add import trust check list show alias reload retire remove export-mlm index".split()
+
+
+def _place(command: CommandInfo) -> int:
+    name = command.name or getattr(command.callback, "__name__", "")
+    return ORDER.index(name) if name in ORDER else len(ORDER)
+
+
+models_app.registered_commands.sort(key=_place)
 app.add_typer(models_app, name="models")

@@ -81,12 +81,14 @@ def _bands(found: dict[str, Any]) -> str:
 def _resolution(where: dict[str, Any] | None) -> str:
     if where is None:
         return "any"
-    return f"{where['value']:g} m, {100 * where['tolerance']:g} % more or less; else {where['policy']}"
+    other = "other scenes are resampled" if where["policy"] == "resample" else "other scenes are refused"
+    return f"{where['value']:g} m, give or take {100 * where['tolerance']:g} %; {other}"
 
 
 def _class(item: dict[str, Any]) -> str:
-    # The last two digits are the opacity; terminals have none.
-    return f"[{item['color'][:7]}]\u2588\u2588[/] {item['value']} {escape(item['name'])} {item['color']}"
+    # The last two digits are the opacity; terminals have none, and only what is not opaque needs it said.
+    color = item["color"].removesuffix("ff") if len(item["color"]) == 9 else item["color"]
+    return f"[{item['color'][:7]}]\u2588\u2588[/] {item['value']} {escape(item['name'])} {color}"
 
 
 def _exactness(found: dict[str, Any], measured: dict[str, Any]) -> str:
@@ -99,7 +101,7 @@ def _exactness(found: dict[str, Any], measured: dict[str, Any]) -> str:
 
 def _drift(one: dict[str, Any]) -> str:
     moved, why_not = one.get("moved"), one.get("why_not")
-    share = f"{100 * moved:.3g} % of the pixels" if isinstance(moved, int | float) else "cannot be used"
+    share = f"{100 * moved:.3g} % of the pixels change" if isinstance(moved, int | float) else "cannot be used"
     return f"{one.get('runtime')} {one.get('precision')}: {share}{f' ({why_not})' if why_not else ''}"
 
 

@@ -108,14 +108,14 @@ def _print(found: dict[str, Any]) -> None:
     table.add_row("measured in", f"{found['seconds']:g} s, {found['cpu_seconds']:g} CPU s")
     console.print(table)
     if found["errors"] and exactness != "exact":
-        _print_seams("Windows of one size, on noise: what a halo leaves", found["errors"])
+        _print_seams("What a halo leaves, in windows of one size on noise", found["errors"])
     _print_runtimes(found)
     shown = found.get("scene")
     if shown:
         if shown["why_not"]:
             console.print(f"Not tried on {escape(shown['name'])}: {escape(shown['why_not'])}", soft_wrap=True)
         if shown["seams"]:
-            _print_seams(f"On {shown['name']}: what a halo leaves", shown["seams"])
+            _print_seams(f"What a halo leaves on {shown['name']}", shown["seams"])
     for finding in found["findings"]:
         mark = "[red]wrong[/red]" if finding["level"] == "error" else "[yellow]note[/yellow]"
         text = f"{mark} {escape(finding['subject'])}: {escape(finding['detail'])}"
@@ -130,7 +130,7 @@ def _meaning(found: dict[str, Any]) -> str:
     error = found["error"]
     if error is None:
         return "windows differ; by how much was not measured"
-    told = f"neighbouring windows differ in {100 * error['moved']:.2g} % of the pixels of noise"
+    told = f"on noise, neighbouring windows differ in {100 * error['moved']:.2g} % of the pixels"
     return told + f" (probability by up to {error['dprob']:.2g})"
 
 
@@ -152,11 +152,13 @@ def _answer(contract: dict[str, Any]) -> str:
 
 def _golden(golden: dict[str, Any]) -> str:
     passed = "passed" if golden["passed"] else "failed"
-    return f"{passed}: {golden['mismatched_per_million']:.4g} of a million {golden['kind']} differ"
+    return f"{passed}: {golden['mismatched_per_million']:.4g} in a million {golden['kind']} differ"
 
 
 def _print_seams(title: str, rows: list[dict[str, Any]]) -> None:
-    table = _table("window", "halo", "pixels moved", "probability", title=title)
+    # A table's own title is wrapped to the table's width.
+    console.print(title, style="italic", highlight=False, markup=False, soft_wrap=True)
+    table = _table("window", "halo", "pixels moved", "probability by up to")
     for row in _some(rows):
         table.add_row(f"{row['window']} px", f"{row['halo']} px", f"{100 * row['moved']:.4g} %", f"{row['dprob']:.2g}")
     console.print(table)
@@ -191,8 +193,5 @@ def _print_runtimes(found: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _table(*columns: str, title: str = "") -> Table:
-    table = Table(
-        *columns, title=title or None, title_justify="left", box=None, pad_edge=False, show_header=bool(columns[0])
-    )
-    return table
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, show_header=bool(columns[0]))

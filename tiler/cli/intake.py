@@ -32,7 +32,10 @@ Kind = Annotated[str | None, typer.Option(help="classes (the default), regressio
 Value = Annotated[str | None, typer.Option(help="Of a regression: 'name=canopy height,unit=m,range=0..40'")]
 Emits = Annotated[str | None, typer.Option(help="logits, probabilities or labels, where the file does not show it")]
 Activation = Annotated[str | None, typer.Option(help="softmax, sigmoid or none: what is still to be done")]
-Threshold = Annotated[float | None, typer.Option(min=0, max=1, help="Smallest probability of a class but the first")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Below this probability a pixel gets the first class; of a mask: none"),
+]
 License = Annotated[str | None, typer.Option(help="Licence of the model, as SPDX names it")]
 Attribution = Annotated[str | None, typer.Option(help="What a map has to say about it")]
 Title = Annotated[str | None, typer.Option(help="Title for people")]
@@ -71,7 +74,7 @@ def add(
     seconds: Seconds = 300,
     memory: Memory = 8,
 ) -> None:
-    """Add a model to a registry: read it, ask for what it does not say, run it once in a child process, publish it."""
+    """Add a model to a registry: read it, ask for what it does not say, run it once, publish it as a new version."""
     with told():
         given = _answers(
             classes, colors, bands, gsd, scaling, dtypes, values, kind, value, emits, activation, threshold, license,
@@ -88,7 +91,7 @@ def convert(
     seconds: Seconds = 300,
     memory: Memory = 8,
 ) -> None:
-    """Convert a checkpoint, which is a pickle, to safetensors, in a child process; then `tiler models add` it."""
+    """Convert a checkpoint (a pickle) to safetensors, in a child process; `tiler models add` takes the result."""
     with told():
         from model_registry import ManifestError, intake
         from model_registry.intake.answers import read_mapping
@@ -110,7 +113,7 @@ def trust(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
     revoke: Annotated[bool, typer.Option("--revoke", help="Take it off the list")] = False,
 ) -> None:
-    """Let a .pt2 or TorchScript file run: both can run any code. Writes its sha256 into the operator's list."""
+    """Let a .pt2 or TorchScript file run, which may do anything: writes its sha256 into your list of trusted files."""
     with told():
         from model_registry import UnsupportedModel, intake, trust
 
@@ -181,6 +184,9 @@ def _publish(
         store.alias(version.name, alias, version.number)
     now = f", which is now @{alias}" if alias else ""
     console.print(f"Added {version.name}:{version.number}{now}", highlight=False, soft_wrap=True)
+    where = "" if registry == Path("models") or "TILER_REGISTRY" in os.environ else f" --registry {registry}"
+    following = f"Next: tiler models check {version.name}:{version.number}{where}"
+    console.print(following, highlight=False, soft_wrap=True, markup=False)
 
 
 def _ask(source: str, answers: Answers) -> Answers:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from model_registry.store import Store
     from model_registry.versions import Registry, Version
 
-models_app = typer.Typer(no_args_is_help=True, help="Models of a registry: list, show, alias, retire, remove, export.")
+models_app = typer.Typer(
+    no_args_is_help=True,
+    help="A registry of models: add them, measure them, look at them, say which version is served.",
+)
 
 # Also for the rooms that add commands.
 DEFAULT_REGISTRY = "models"
@@ -86,7 +89,7 @@ def alias(
     registry: RegistryOption = DEFAULT_REGISTRY,
     remove: Annotated[bool, typer.Option("--remove", help="Take the alias away instead")] = False,
 ) -> None:
-    """Point ALIAS to a version: `alias cover:3 default`, `alias cover@canary default`, `alias cover old --remove`."""
+    """Point ALIAS to a version: `alias cover:3 default`, or take it away: `alias cover old --remove`."""
     with told():
         from model_registry.refs import parse_ref
 
@@ -155,7 +158,7 @@ def export_mlm(
 
 @models_app.command()
 def index(root: Annotated[Path, typer.Argument(help="Folder of the registry")]) -> None:
-    """Write index.json, which registries at https:// need; do it again after every change, and upload it last."""
+    """Write index.json, which a registry at https:// needs: after every change, and uploaded last."""
     with told():
         from model_registry.index import write_index
 

@@ -114,7 +114,9 @@ def _name(path: str, fallback: str) -> str:
     from tiler.scene import display_name
     from tiler.settings import NAME, RESERVED
 
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in Path(display_name(path)).stem)
+    # A version's folder is models/NAME/3.
+    last = Path(path).parent.name if Path(path).name.isdigit() and Path(path).is_dir() else display_name(path)
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in Path(last).stem)
     stem = stem.strip("-_") or fallback
     if not NAME.fullmatch(stem) or stem in RESERVED:
         stem = f"{fallback}-{stem}"
