@@ -15,7 +15,7 @@ STOREYS = (
     {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
-    {"layer", "mosaic", "sheet"},
+    {"layer", "mosaic", "sheet", "turnover"},
     {"assemble", "catalog", "outputs", "paint", "ready"},
     {"device", "legend", "seams"},
     {"engine"},

@@ -45,7 +45,6 @@ from tiler.imagery import Imagery
 from tiler.legend import legend_of
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
-from tiler.models import Reloaded
 from tiler.params import inference_params, offered_format
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
@@ -57,6 +56,7 @@ from tiler.shadow import Shadow
 from tiler.shared_cache import SharedCache
 from tiler.showcase import showcase
 from tiler.tiles import TileRequest, answer_tile, open_reader
+from tiler.turnover import Reloaded
 from tiler.vendor import static_dir
 from tiler.watch import Watch
 

@@ -15,10 +15,11 @@ from model_registry import LoadedModel, Model, Registry, load
 from model_registry.candidates import Candidate, Policy, RuntimeWish
 from tiler.errors import MisfitError, UnknownNameError
 from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS, Layer, fit, source_of
-from tiler.models import Models, Reloaded, Warm
+from tiler.models import Models
 from tiler.pixels import sample_windows
 from tiler.roster import number_of
 from tiler.scene import Scene
+from tiler.turnover import Reloaded, Warm, reload
 
 # How many layers of replaced models stay, and for how long (seconds).
 RETIRED_LAYERS = 16
@@ -161,19 +162,19 @@ class Catalog:
         return found
 
     def reload(self, warm: Warm | None = None) -> list[str]:
-        """As `Models.reload`; returns the names that mean another model now.
+        """As `turnover.reload`; returns the names that mean another model now.
 
         Raises:
             MisfitError: one of them cannot be used; the others have taken over.
         """
-        done = self.models.reload(warm)
-        for name, reason in (done.failed or {}).items():
+        done = self.refresh(warm)
+        for name, reason in done.failed.items():
             raise MisfitError(f"{name} was not replaced: {reason}")
         return list(done.changed)
 
     def refresh(self, warm: Warm | None = None) -> Reloaded:
-        """As `Models.reload`."""
-        return self.models.reload(warm)
+        """As `turnover.reload`."""
+        return reload(self.models, warm)
 
     def close(self) -> None:
         """Free all models."""

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ from model_registry import (
 )
 from model_registry.versions import State, state_of
 from tiler.errors import BusyError, InferenceError, MisfitError, UnknownNameError
-from tiler.pool import Pool, artifact_bytes
-from tiler.roster import Roster, alias_of, look, number_of
+from tiler.pool import Pool
+from tiler.roster import Roster, look, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +46,6 @@ Warm = Callable[[LoadedModel], None]
 FAILED_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Reloaded:
-    """What a reload did: names that mean another model now, and by name why others do not: it cannot be used."""
-
-    changed: tuple[str, ...] = ()
-    failed: Mapping[str, str] | None = None
-
-
 class Models:
     """Models by name. Thread-safe.
 
@@ -64,6 +55,11 @@ class Models:
         roster: what its names mean now.
         pool: those that are loaded.
         pinned: names whose model is never unloaded.
+        sources, refs: the operator's own, which are files and which are references.
+        samples: real windows by identity, that a lower precision was judged by.
+        served: names without a version that have answered.
+        reloading: held by whoever reloads, see `turnover`.
+        load, replaced: load a model; tell that another one took its place under its name.
     """
 
     def __init__(
@@ -91,11 +87,11 @@ class Models:
         """
         self.pinned: set[str] = set()
         self.own = tuple(sources)
-        self._load, self._replaced = load, left
-        self._samples: dict[str, Samples] = {}
+        self.load, self.replaced = load, left
+        self.samples: dict[str, Samples] = {}
         self._failures: dict[str, tuple[InferenceError, float]] = {}
-        self._served: set[str] = set()
-        self._reloading = threading.Lock()
+        self.served: set[str] = set()
+        self.reloading = threading.Lock()
         self.pool = Pool(
             max_bytes=max_bytes, max_models=max_models, in_use=lambda: {*in_use(), *self._pinned()}, left=left
         )
@@ -104,7 +100,7 @@ class Models:
             self.roster = look(self.registry, Roster()) if self.registry is not None else Roster()
         except ModelError as error:
             raise in_our_words("registry", error) from error
-        self._sources, self._refs = _split(sources, self.registry is not None)
+        self.sources, self.refs = _split(sources, self.registry is not None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,11 +113,11 @@ class Models:
         Raises:
             UnknownNameError: no such model; the message lists those there are.
         """
-        if name in self._sources:
+        if name in self.sources:
             return name
         roster = self.roster
         try:
-            ref = self._refs.get(name) or parse_ref(name)
+            ref = self.refs.get(name) or parse_ref(name)
             return f"{ref.name}:{roster.pick(ref)}"
         except UnknownModel as error:
             raise UnknownNameError(error.reason, error.remedy) from None
@@ -135,7 +131,7 @@ class Models:
         Raises:
             ModelError: see `Registry.open` and `open_model`.
         """
-        source = self._sources.get(identity)
+        source = self.sources.get(identity)
         if source is not None:
             return source.model if isinstance(source, LoadedModel) else open_model(source)
         ref = number_of(identity)
@@ -159,11 +155,11 @@ class Models:
 
     def is_here(self, identity: str) -> bool:
         """Whether it can be looked at without fetching it."""
-        return self.peek(identity) is not None or identity in self._sources or isinstance(self.registry, Store)
+        return self.peek(identity) is not None or identity in self.sources or isinstance(self.registry, Store)
 
     def peek(self, identity: str) -> LoadedModel | None:
         """The model if it is loaded."""
-        source = self._sources.get(identity)
+        source = self.sources.get(identity)
         return source if isinstance(source, LoadedModel) else self.pool.peek(identity)
 
     def get(
@@ -181,16 +177,16 @@ class Models:
             MisfitError: its own files are not usable, or it is larger than the budget.
             BusyError: there is no room for it now, or the registry cannot be reached.
         """
-        source = self._sources.get(identity)
+        source = self.sources.get(identity)
         if isinstance(source, LoadedModel):
             return source
         self.check(identity)
 
         def load(model: Model) -> LoadedModel:
-            if sample is not None and identity not in self._samples:
+            if sample is not None and identity not in self.samples:
                 with suppress(InferenceError):  # the scene's, and not the model's: those who use another must not hear
-                    self._samples[identity] = sample(model)
-            loaded = self._load(model, self._samples.get(identity, ()))
+                    self.samples[identity] = sample(model)
+            loaded = self.load(model, self.samples.get(identity, ()))
             # Whatever an earlier process could not do with it is outlived.
             self._record(identity, "")
             return loaded
@@ -200,18 +196,17 @@ class Models:
         except ModelError as error:
             told = in_our_words(identity, error)
             if number_of(identity) is not None and not isinstance(told, BusyError):
-                self._failures[identity] = (told, time.monotonic() + FAILED_SECONDS)
-                self._record(identity, str(error))
+                self.failed(identity, told, str(error))
             raise told from error
 
     def serves(self, name: str) -> None:
         """A name has answered: what takes its place later has to be as good."""
-        if name not in self._served and ":" not in name:
-            self._served.add(name)
+        if name not in self.served and ":" not in name:
+            self.served.add(name)
 
     def state(self, identity: str) -> State:
         """How far a model has come, here; of a registry's not loaded one without its own record."""
-        ref = number_of(identity) if identity not in self._sources else None
+        ref = number_of(identity) if identity not in self.sources else None
         shelf = self.roster.shelves.get(ref.name) if ref else None
         failure = self._failures.get(identity)
         return state_of(
@@ -220,104 +215,12 @@ class Models:
             failed=str(failure[0]) if failure else "",
         )
 
-    def reload(self, warm: Warm | None = None) -> Reloaded:
-        """Look at folders and registry again, and let what changed take over.
-
-        A new model is loaded, verified and warmed beside the old one, which goes on answering; requests that have begun
-        finish with the model they began with. When it fails, the old one stays.
-
-        Args:
-            warm: called with each new model before it takes over.
-        """
-        with self._reloading:
-            self._failures.clear()
-            changed: list[str] = []
-            failed: dict[str, str] = {}
-            for name, source in self._sources.items():
-                if not isinstance(source, LoadedModel) and self.pool.peek(name) is not None:
-                    self._reload_folder(name, source, warm, changed, failed)
-            if self.registry is not None:
-                self._reload_registry(self.registry, warm, changed, failed)
-        for name in changed:
-            logger.info("model %s was replaced", name)
-        for name, reason in failed.items():
-            logger.error("model %s was not replaced: %s", name, reason)
-        return Reloaded(tuple(changed), failed)
-
     def close(self) -> None:
         """Free all models."""
         self.pool.close()
-        for source in self._sources.values():
+        for source in self.sources.values():
             if isinstance(source, LoadedModel):
                 source.close()
-
-    def _reload_folder(
-        self, name: str, source: str | Path, warm: Warm | None, changed: list[str], failed: dict[str, str]
-    ) -> None:
-        kept = self.pool.peek(name)
-        try:
-            model = open_model(source)
-            if kept is None or model.digest == kept.model.digest:
-                return
-            begun = time.monotonic()
-            fresh = self._load(model, self._samples.get(name, ()))
-            if warm is not None:
-                warm(fresh)
-        except Exception as error:  # whatever is wrong with it, the old one answers
-            failed[name] = _reason(error)
-            return
-        self.pool.put(name, fresh, artifact_bytes(model), time.monotonic() - begun)
-        self._replaced(name)
-        changed.append(name)
-
-    def _reload_registry(
-        self, registry: Registry, warm: Warm | None, changed: list[str], failed: dict[str, str]
-    ) -> None:
-        try:
-            fresh = look(registry, self.roster)
-        except ModelError as error:
-            failed["registry"] = in_our_words("registry", error).reason
-            return
-        failed |= fresh.unreadable
-        held: dict[tuple[str, str], int] = {}
-        for name in sorted(self._served):
-            ref = self._refs.get(name)
-            if ref is None:
-                if name in self._sources:
-                    continue
-                ref = parse_ref(name)
-            try:
-                old, new = self.roster.pick(ref), fresh.pick(ref)
-            except (KeyError, UnknownModel):
-                continue  # gone: whoever asks for it is told
-            if old == new:
-                continue
-            try:
-                self._beside(f"{ref.name}:{new}", f"{ref.name}:{old}", warm)
-            except Exception as error:  # whatever is wrong with it, the last good one answers
-                failed[name] = _reason(error)
-                held[alias_of(ref)] = old
-            else:
-                changed.append(name)
-        # From here on, for everybody.
-        self.roster = replace(fresh, held=held)
-
-    def _beside(self, identity: str, old: str, warm: Warm | None) -> None:
-        """Load and warm a version while the one before it answers."""
-        before = self.peek(old)
-        if before is not None and identity not in self._samples and old in self._samples:
-            if self.find(identity).bands == before.model.bands:
-                self._samples[identity] = self._samples[old]
-        loaded = self.get(identity, must=True)
-        try:
-            if warm is not None:
-                warm(loaded)
-        except Exception as error:
-            self.pool.drop(identity)
-            told = MisfitError(f"model {identity!r} was loaded, but does not run: {_reason(error)}")
-            self._failures[identity] = (told, time.monotonic() + FAILED_SECONDS)
-            self._record(identity, _reason(error))
-            raise
 
     def check(self, identity: str) -> None:
         """Raise again what kept a version from being loaded a short while ago."""
@@ -325,6 +228,15 @@ class Models:
         if error is not None and self.pool.peek(identity) is None and time.monotonic() < until:
             # Another one: an exception that is raised twice would keep the frames of both.
             raise type(error)(error.reason, error.remedy)
+
+    def failed(self, identity: str, error: InferenceError, reason: str) -> None:
+        """A version cannot be used: whoever asks for it is told `error` for a while; the registry keeps `reason`."""
+        self._failures[identity] = (error, time.monotonic() + FAILED_SECONDS)
+        self._record(identity, reason)
+
+    def forget_failures(self) -> None:
+        """What could not be loaded is tried again."""
+        self._failures.clear()
 
     def _record(self, identity: str, reason: str) -> None:
         ref = number_of(identity)
@@ -362,10 +274,3 @@ def in_our_words(identity: str, error: ModelError) -> InferenceError:
     if isinstance(error, RegistryError):
         return BusyError(error.reason, error.remedy, retry_after=10)
     return MisfitError(f"model {identity!r}: {error.reason}", error.remedy)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, for a log and for HTTP: nobody else's message, which may name a path."""
-    if isinstance(error, InferenceError | ModelError):
-        return str(error)
-    return f"it failed with {type(error).__name__}"

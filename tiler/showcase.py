@@ -19,9 +19,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tiler.cards import Cards
 from tiler.documents import page
-from tiler.models import Reloaded
 from tiler.reader import Service
 from tiler.routes import NO_STORE, InferenceRoute
+from tiler.turnover import Reloaded
 
 # Nothing but its own style sheet; a page that shows others' texts must not be able to do more.
 POLICY = (
@@ -68,7 +68,7 @@ def showcase(
         """Let what changed in folders and registry take over; 422 when something of it cannot be used."""
         _check_token(request, token)
         done = await service.engine.open(reload)
-        body = {"changed": list(done.changed), "failed": dict(done.failed or {})}
+        body = {"changed": list(done.changed), "failed": dict(done.failed)}
         return JSONResponse(body, 422 if done.failed else 200, {"Cache-Control": NO_STORE})
 
     @router.get("/{model}/ready", operation_id="isModelReady", response_class=JSONResponse)

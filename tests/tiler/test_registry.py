@@ -474,15 +474,15 @@ def test_a_new_version_is_known_after_a_reload(place: Place) -> None:
 def test_a_registry_that_is_watched_reloads_itself_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     client = place.client(watch_seconds=0.02)
     looks: list[str] = []
-    models = state_of(client).service.catalog.models
-    real = type(models).reload
+    catalog = type(state_of(client).service.catalog)
+    real = catalog.refresh
 
-    def reload(self: Any, warm: Any = None) -> Any:
+    def refresh(self: Any, warm: Any = None) -> Any:
         done = real(self, warm)
         looks.append(str(done))
         return done
 
-    monkeypatch.setattr(type(models), "reload", reload)
+    monkeypatch.setattr(catalog, "refresh", refresh)
     place.store.alias("cover", "default", 2)
     until(lambda: client.get(f"/field/cover/{place.tile}.npy").headers["x-model"].startswith("cover:2#"), "the reload")
     bad = put_broken(place.store)
