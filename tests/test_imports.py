@@ -16,7 +16,7 @@ STOREYS = (
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
     {"layer", "mosaic", "sheet", "turnover"},
-    {"assemble", "catalog", "outputs", "paint", "ready"},
+    {"assemble", "catalog", "outputs", "paint", "ready", "warming"},
     {"device", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +33,7 @@ from tiler.ready import Call, Ready, Work
 from tiler.shared_cache import SharedCache
 from tiler.values import Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
+from tiler.warming import usual_windows
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -44,8 +44,8 @@ ANYBODY = Origin()
 # Windows of one shape that a GPU takes at once.
 BATCH = 8
 
-# Pixels along each side of the window that warms a model up.
-WARM_UP = 256
+# Seconds that warming a model up may take, beyond its first window.
+WARM_SECONDS = 2.0
 
 
 class Stages(NamedTuple):
@@ -235,14 +235,18 @@ class Engine:
             raise
 
     def warm(self, loaded: LoadedModel) -> None:
-        """Put one window of zeros through a model, in its device's thread, and wait for it."""
-        window = loaded.model.window
-        align = math.lcm(window.multiple or 1, window.period or 1)
-        side = max(align, WARM_UP // align * align)
-        height, width = window.fixed or (side, side)
-        zeros = np.zeros((1, len(loaded.model.bands), height, width), loaded.model.input_dtypes[0])
-        for name in loaded.devices:
-            self._device(name).call(partial(loaded.runner_on(name), zeros)).result()
+        """Put windows of zeros through a model, in its devices' threads, and wait for it.
+
+        One at least, and then of those shapes that come most for as long as WARM_SECONDS.
+        """
+        bands, dtype = len(loaded.model.bands), loaded.model.input_dtypes[0]
+        until = time.monotonic() + WARM_SECONDS
+        for height, width in usual_windows(loaded.model):
+            zeros = np.zeros((1, bands, height, width), dtype)
+            for name in loaded.devices:
+                self._device(name).call(partial(loaded.runner_on(name), zeros)).result()
+            if time.monotonic() > until:
+                break
 
     def close(self) -> None:
         """Stop. What waits fails with BusyError, what runs is finished."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from morecantile import TileMatrixSet
 
@@ -375,20 +376,34 @@ def _examine_resolution(scene: Scene, model: Model, max_gsd_factor: float) -> Fi
     return Finding("resolution", True, f"{have}, {how} to the model's {want}")
 
 
-def _grid_over(scene: Scene, model: Model) -> tuple[Grid, tuple[int, int] | None]:
+class Cutting(NamedTuple):
+    """How windows are cut, in pixels: see `grid.Grid`. `shape`: (height, width) that each must have, or None."""
+
+    align: int
+    cell: int
+    halo: int
+    overlap: int
+    shape: tuple[int, int] | None
+
+
+def cutting(model: Model) -> Cutting:
+    """How a model's windows are cut, whatever the scene."""
     window = model.window
     align = math.lcm(window.multiple or 1, window.period or 1)
     halo = -(-(window.halo or 0) // align) * align
-    shape, overlap = window.fixed, 0
+    shape = window.fixed
     if shape is None and model.exactness != "exact":
         side = max(align, window.preferred // align * align)
         shape = (side, side)
     if shape is None:
-        cell = align * max(1, round(PREFERRED_CELL / align))
-    else:
-        # Of a model that was not probed yet nothing is known, and nothing blended.
-        blends = model.exactness in ("bounded", "unsafe") and model.emits != "labels"
-        cell, halo, overlap = _cut(shape, halo, align, blends=blends)
+        return Cutting(align, align * max(1, round(PREFERRED_CELL / align)), halo, 0, None)
+    # Of a model that was not probed yet nothing is known, and nothing blended.
+    blends = model.exactness in ("bounded", "unsafe") and model.emits != "labels"
+    return Cutting(align, *_cut(shape, halo, align, blends=blends), shape)
+
+
+def _grid_over(scene: Scene, model: Model) -> tuple[Grid, tuple[int, int] | None]:
+    align, cell, halo, overlap, shape = cutting(model)
     gsd_x, gsd_y = scene.gsd
     left, bottom, right, top = scene.bounds
     wanted = model.resolution

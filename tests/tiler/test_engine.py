@@ -44,6 +44,7 @@ from tiler.pixels import read_window
 from tiler.scene import open_scene
 from tiler.values import Cell
 from tiler.waiting import Origin
+from tiler.warming import usual_windows
 
 # Windows of at most 4 x 4 cells of 32 px with their halo of 2; and of one cell.
 FOUR = 132 * 132
@@ -756,7 +757,8 @@ def test_a_warm_up_reaches_every_device(place: World) -> None:
     layer, first, second = replicated(place)
     with running() as engine:
         engine.warm(layer.loaded)
-    assert len(first.shapes) == len(second.shapes) == 1 and first.threads != second.threads
+    assert first.shapes == second.shapes and first.threads != second.threads
+    assert [shape[2:] for shape in first.shapes] == usual_windows(layer.model)[: len(first.shapes)]
 
 
 OUT_OF_MEMORY = {
