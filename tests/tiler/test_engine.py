@@ -848,7 +848,8 @@ def test_a_warm_up_that_never_ran_is_heard_of(place: World) -> None:
         for thread in (*threads, closing):
             thread.join(DEADLINE)
             assert not thread.is_alive()
-        assert len(errors) == 1
+        # Whoever was before the gate finds the device closed at the next window.
+        assert 1 <= len(errors) <= 2
 
 
 # Numbers that are none
