@@ -121,7 +121,7 @@ def script_called_onnx(folder: Path, marker: Path) -> Path:
 
 
 @hostile("zip file is none of")
-def somezipped(folder: Path, marker: Path) -> Path:
+def some_zip(folder: Path, marker: Path) -> Path:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../../escaped.txt", "x")
@@ -167,7 +167,7 @@ def pickle_called_onnx(folder: Path, marker: Path) -> Path:
 
 
 @hostile("cannot be read as weights only", torch=True, **UNET)
-def pickle_in_azipped(folder: Path, marker: Path) -> Path:
+def pickle_in_a_zip(folder: Path, marker: Path) -> Path:
     import torch
 
     torch.save({"state_dict": {"a": Bomb(marker)}}, folder / "net.pt")
