@@ -22,6 +22,9 @@ from model_registry.store import Store
 from model_registry.testing import conv_chain
 from tests.tiler.helpers import landscape, write_scene
 
+# Each test starts whole models or children; the fast suite has their parts.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TEXT = (DOCS / "your-model.md").read_text(encoding="utf-8")

@@ -17,6 +17,9 @@ from model_registry.errors import ArtifactError, ManifestError, ModelError
 from model_registry.manifest import open_model
 from tests.model_registry.networks import CLASSES, NETWORKS
 
+# Each test starts whole models or children; the fast suite has their parts.
+pytestmark = pytest.mark.slow
+
 UNET = NETWORKS["unet nearest"].make()  # period 4, halo 12
 
 

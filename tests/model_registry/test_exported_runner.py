@@ -19,6 +19,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 from tests.model_registry import torch_files  # noqa: E402
 
+# Each test starts whole models or children; the fast suite has their parts.
+pytestmark = pytest.mark.slow
+
 MEANS = (90, 100, 110)
 SCALING = [{"type": "z-score", "mean": m, "stddev": 40} for m in MEANS]
 

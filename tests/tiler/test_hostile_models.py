@@ -22,6 +22,9 @@ from tiler.app import create_app
 from tiler.errors import InferenceError
 from tiler.settings import SceneSettings, Settings
 
+# Each test starts whole models or children; the fast suite has their parts.
+pytestmark = pytest.mark.slow
+
 # Folders that a careless operator might put in a model's place; the files among them are put there as the artifact.
 FOLDERS = (
     "artifact_above", "artifact_absolute", "artifact_by_url", "artifact_linked", "artifact_hard_linked",

@@ -14,6 +14,9 @@ from tests.model_registry.networks import CLASSES, NETWORKS
 from tests.tiler.helpers import RES, Host, host, landscape, tiles_over, whole_scene, write_scene
 from tests.tiler.test_seams import differing
 
+# Each test starts whole models or children; the fast suite has their parts.
+pytestmark = pytest.mark.slow
+
 EXACT = ["plain", "strided", "dilated", "unet transposed", "unet bilinear", "max-pool"]
 SIZE = (389, 451)
 

@@ -71,6 +71,9 @@ from tests.tiler.helpers import (
 from tiler.cli import GDAL_DEFAULTS
 from tiler.cli import app as cli
 
+# Each test starts whole models or children; the fast suite has their parts.
+pytestmark = pytest.mark.slow
+
 UTM = "EPSG:32632"
 LEFT, TOP = 500_000.0, 5_400_000.0
 EXACT: dict[str, Any] = {"window": {"multiple": 1, "period": 1, "halo": 1}, "exactness": "exact"}
