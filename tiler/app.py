@@ -35,6 +35,7 @@ from titiler.core.dependencies import DefaultDependency
 from titiler.core.errors import DEFAULT_STATUS_CODES, add_exception_handlers
 from titiler.core.factory import TilerFactory
 
+from model_registry import LoadedModel
 from tiler import __version__, documents, zoom
 from tiler.allowed import UrlReader, allowed_path
 from tiler.catalog import Catalog
@@ -110,17 +111,21 @@ class State:
             self.imagery[name] = Imagery(scene, chosen.display_bands, chosen.rescale)
         return self.imagery[name]
 
+    def warm(self, loaded: LoadedModel) -> None:
+        """Put windows through a model before it answers, none larger than the operator allows."""
+        self.service.engine.warm(loaded, self.settings.max_window_pixels)
+
     def reload(self) -> list[str]:
         """Let models that have changed take over, warmed; returns their names.
 
         Raises:
             MisfitError: one of them cannot be used; it was not replaced.
         """
-        return self.service.catalog.reload(self.service.engine.warm)
+        return self.service.catalog.reload(self.warm)
 
     def refresh(self) -> Reloaded:
         """As `reload`; tells of what failed instead of raising."""
-        return self.service.catalog.refresh(self.service.engine.warm)
+        return self.service.catalog.refresh(self.warm)
 
     def open(self, scene: str, model: str) -> PredictingReader:
         """A predicting reader of a named pair. `model` may be name@revision."""
@@ -215,7 +220,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if state.default_pair:
         # It answers at once, always.
         catalog.models.pinned.add(parse_address(state.default_pair[1]).model)
-        engine.warm(state.open(*state.default_pair).layer.loaded)
+        state.warm(state.open(*state.default_pair).layer.loaded)
     if state.default_pair or (settings.scenes and registry is not None):
         _add_pairs(app, state, state.default_pair)
     return app

@@ -54,8 +54,8 @@ class Device:
         wanted: Callable[[Work], bool],
         settle: Callable[[Work, dict[Cell, Scores]], None],
         fail: Callable[[Work, BaseException], None],
-        died: Callable[[Device], None] = lambda device: None,
-        batch: int = 1,
+        died: Callable[[], None],
+        batch: int,
     ) -> None:
         """Start the thread.
 
@@ -123,7 +123,7 @@ class Device:
         self._ready.put(call)
         if self.stopped:
             # It may have stopped just before, and looked for what nobody will do before this was there.
-            self._died(self)
+            self._died()
         return call.done
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class Device:
             self._working = False
             self._closing = True
             self._answers.put(None)
-            self._died(self)
+            self._died()
 
     def _next(self) -> list[Work] | Call | None:
         return self._ready.take(self.name, self.batch, lambda: self._closing, HEARTBEAT, self._show_life)
@@ -231,7 +231,7 @@ class Device:
         try:
             return [[part] for part in self._forward(works)]
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(works) > 1:
                 logger.warning("out of memory on %s, batch of %s halved", self.name, len(works))
@@ -297,7 +297,8 @@ def _half(work: Work, block: Block) -> Work:
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller window or batch may do."""
     # Every runtime has its own class for it; the words are the same.
     text = str(error).casefold()
     return isinstance(error, MemoryError) or "out of memory" in text or "failed to allocate" in text
@@ -305,7 +306,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _is_sticky(error: BaseException, device: str) -> bool:
     """A CUDA error other than out of memory poisons the context: nothing will run there any more."""
-    return device != "cpu" and "cuda" in str(error).casefold() and not _is_out_of_memory(error)
+    return device != "cpu" and "cuda" in str(error).casefold() and not is_out_of_memory(error)
 
 
 def _in_our_words(error: Exception, work: Work) -> Exception:

@@ -22,10 +22,10 @@ import numpy as np
 
 from model_registry import LoadedModel
 from tiler.cache import pictures_cache, scores_cache
-from tiler.device import Device
+from tiler.device import Device, is_out_of_memory
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
-from tiler.layer import Layer
+from tiler.layer import MAX_WINDOW_PIXELS, Layer
 from tiler.leaving import client
 from tiler.pace import Pace
 from tiler.pixels import read_window
@@ -102,6 +102,7 @@ class Engine:
         devices: one thread per device, made when first needed.
         counters: what happened so far.
         listeners: called with each stage's name and seconds.
+        timeout: seconds after which a request is given up.
     """
 
     def __init__(
@@ -139,9 +140,9 @@ class Engine:
         self.shared = shared
         self.counters = Counters()
         self.listeners: list[Callable[[str, float], None]] = []
-        self._max_pending_cells, self._timeout = max_pending_cells, timeout
+        self.timeout = timeout
         self.pace = Pace(read_ahead)
-        self._batch = batch
+        self._max_pending_cells, self._batch = max_pending_cells, batch
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
@@ -169,7 +170,7 @@ class Engine:
         waits = client()
         try:
             with waits.wakes(ticket.finish):
-                if not ticket.wait(self._timeout):
+                if not ticket.wait(self.timeout):
                     raise self._too_slow()
             if ticket.missing and ticket.error is None:
                 raise BusyError("the client has gone", "Ask again")
@@ -184,7 +185,7 @@ class Engine:
         ticket, source = self._join(layer, cells, probabilities, origin)
         try:
             if not ticket.done:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self.timeout):
                     await _until_done(ticket)
             return _answer(ticket, source)
         except TimeoutError:
@@ -234,19 +235,35 @@ class Engine:
                 raise _closing_down() from None
             raise
 
-    def warm(self, loaded: LoadedModel) -> None:
+    def warm(self, loaded: LoadedModel, max_pixels: int = MAX_WINDOW_PIXELS) -> None:
         """Put windows of zeros through a model, in its devices' threads, and wait for it.
 
-        One at least, and then of those shapes that come most for as long as WARM_SECONDS.
+        One at least, and then of those shapes that come most for as long as WARM_SECONDS and the memory last.
+
+        Args:
+            loaded: the model.
+            max_pixels: of a window, halo included; see `layer.fit`.
         """
         bands, dtype = len(loaded.model.bands), loaded.model.input_dtypes[0]
         until = time.monotonic() + WARM_SECONDS
-        for height, width in usual_windows(loaded.model):
-            zeros = np.zeros((1, bands, height, width), dtype)
-            for name in loaded.devices:
-                self._device(name).call(partial(loaded.runner_on(name), zeros)).result()
+        first, *others = usual_windows(loaded.model, max_pixels)
+        self._run_zeros(loaded, (1, bands, *first), dtype)
+        for height, width in others:
             if time.monotonic() > until:
                 break
+            try:
+                self._run_zeros(loaded, (1, bands, height, width), dtype)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                # When a window of this size is asked for, it is halved.
+                logger.warning("no memory for a window of %s x %s px of model %s", height, width, loaded.model.name)
+                break
+
+    def _run_zeros(self, loaded: LoadedModel, shape: tuple[int, ...], dtype: str) -> None:
+        zeros = np.zeros(shape, dtype)
+        for name in loaded.devices:
+            self._device(name).call(partial(loaded.runner_on(name), zeros)).result()
 
     def close(self) -> None:
         """Stop. What waits fails with BusyError, what runs is finished."""
@@ -270,11 +287,6 @@ class Engine:
     def pending(self) -> int:
         """Cells in flight."""
         return len(self._flight)
-
-    @property
-    def timeout(self) -> float:
-        """Seconds after which a request is given up."""
-        return self._timeout
 
     @property
     def busy(self) -> frozenset[str]:
@@ -306,7 +318,7 @@ class Engine:
     def healthy(self) -> bool:
         """Whether readers and devices live. A device that has run one window for longer than a request may is stuck."""
         return all(reader.is_alive() for reader in self._readers) and all(
-            device.alive and device.heartbeat_age < max(2 * self._timeout, 60) for device in list(self.devices.values())
+            device.alive and device.heartbeat_age < max(2 * self.timeout, 60) for device in list(self.devices.values())
         )
 
     def _join(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> tuple[Pending, str]:
@@ -507,7 +519,7 @@ class Engine:
                     raise _closing_down()
                 batch = self._batch or (1 if name.startswith("cpu") else BATCH)
                 self.devices[name] = Device(
-                    name, self.ready, self._wanted, self._settle, self._fail, lambda _: self._abandon(), batch
+                    name, self.ready, self._wanted, self._settle, self._fail, self._abandon, batch
                 )
             return self.devices[name]
 
@@ -536,7 +548,7 @@ class Engine:
                 self._fail(item, error)
 
     def _too_slow(self) -> BusyError:
-        return BusyError(f"the answer took longer than {self._timeout:g} s", "Ask again: what was begun goes on")
+        return BusyError(f"the answer took longer than {self.timeout:g} s", "Ask again: what was begun goes on")
 
 
 def _keys(work: Work, cells: Iterable[Cell]) -> list[Key]:

@@ -7,7 +7,7 @@ prepares for each of them when it first comes.
 from __future__ import annotations
 
 from model_registry import Model
-from tiler.layer import MAX_WINDOW_PIXELS, cutting
+from tiler.layer import cutting
 
 # Pixels along each side of a map tile; at a model's own resolution it lies over so many of the model's.
 TILE = 256
@@ -16,7 +16,7 @@ TILE = 256
 VIEWS = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 3), (3, 2), (2, 3))
 
 
-def usual_windows(model: Model, max_pixels: int = MAX_WINDOW_PIXELS) -> list[tuple[int, int]]:
+def usual_windows(model: Model, max_pixels: int) -> list[tuple[int, int]]:
     """(height, width) in px of the windows that come most, halo included, the most frequent first.
 
     Args:

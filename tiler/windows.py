@@ -104,8 +104,8 @@ def form(
     if max_pixels is not None:
         shape = replace(shape, max_pixels=min(shape.max_pixels, max_pixels))
     block = _start([cell for cell in seed if cell in waiting], shape)
-    upright = _upright(block, waiting, shape)
-    while (larger := _best_growth(block, waiting, shape, upright)) is not None:
+    bands = _bands(block, waiting, shape)
+    while (larger := _larger(block, waiting, shape, bands or _squarer(block))) is not None:
         block = larger
     return block
 
@@ -120,31 +120,37 @@ def _start(wanted: list[Cell], shape: Shape) -> Block:
     return Block(first, first)
 
 
-def _upright(block: Block, waiting: Collection[Cell], shape: Shape) -> bool | None:
-    """Whether what waits around a block is best cut into bands from top to bottom; None: into squares.
+# Ways to grow, the preferred one first: True adds rows, False columns.
+Ways = tuple[bool, ...]
+
+
+def _bands(block: Block, waiting: Collection[Cell], shape: Shape) -> Ways | None:
+    """How to grow if what waits around a block is best cut into bands; None if into squares.
 
     A band across the whole shorter side leaves whole rectangles on either side of it, and no rest that pays a halo for
     a few cells.
     """
-    tall, wide = (_reach(block, waiting, shape, down) for down in (True, False))
+    tall, wide = (_reach(block, waiting, shape, rows) for rows in (True, False))
     side = min(tall, wide) * shape.cell + 2 * shape.halo
-    return tall <= wide if side * side <= BAND**2 * shape.max_pixels else None
+    if side * side > BAND**2 * shape.max_pixels:
+        return None
+    return (True, False) if tall <= wide else (False, True)
 
 
-def _reach(block: Block, waiting: Collection[Cell], shape: Shape, down: bool) -> int:
+def _squarer(block: Block) -> Ways:
+    """How to grow to stay as square as can be."""
+    return (True, False) if block.rows < block.cols else (False, True)
+
+
+def _reach(block: Block, waiting: Collection[Cell], shape: Shape, rows: bool) -> int:
     """Rows (columns) that a block would have if it grew only up and down (left and right)."""
-    while (grown := _best_growth(block, waiting, shape, down, only=True)) is not None:
+    while (grown := _larger(block, waiting, shape, (rows,))) is not None:
         block = grown
-    return block.rows if down else block.cols
+    return block.rows if rows else block.cols
 
 
-def _best_growth(
-    block: Block, waiting: Collection[Cell], shape: Shape, upright: bool | None, only: bool = False
-) -> Block | None:
-    """The block with one row or column more; None when no side will do.
-
-    upright: rows before columns (or after), None: whatever keeps it squarest. only: that direction and no other.
-    """
+def _larger(block: Block, waiting: Collection[Cell], shape: Shape, ways: Ways) -> Block | None:
+    """The block with one row or column more, in the first of the ways that is worth it; None when none is."""
     first, last = block.first, block.last
     across, down = range(first.col, last.col + 1), range(first.row, last.row + 1)
     wider = [
@@ -155,9 +161,7 @@ def _best_growth(
         (Block(Cell(first.row - 1, first.col), last), [Cell(first.row - 1, col) for col in across]),
         (Block(first, Cell(last.row + 1, last.col)), [Cell(last.row + 1, col) for col in across]),
     ]
-    rows_first = block.rows < block.cols if upright is None else upright
-    one, other = (taller, wider) if rows_first else (wider, taller)
-    for grown, added in one if only else one + other:
+    for grown, added in (strip for rows in ways for strip in (taller if rows else wider)):
         if _is_worth(added, waiting, shape) and shape.fits(grown.rows, grown.cols):
             return grown
     return None

@@ -38,7 +38,7 @@ from tests.tiler.controlled import (
 from tests.tiler.helpers import RES, landscape, tiles_over, write_scene
 from tiler.engine import Answer, Engine
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
-from tiler.layer import Layer, fit
+from tiler.layer import MAX_WINDOW_PIXELS, Layer, fit
 from tiler.pace import BURST
 from tiler.pixels import read_window
 from tiler.scene import open_scene
@@ -206,16 +206,17 @@ def test_an_idle_engine_does_not_wait_for_what_comes_later(place: World, monkeyp
 
     async def main() -> None:
         layer, runner = place.layer()
-        with running() as engine:
+        with running(read_ahead=0) as engine:
             runner.gate.hold()
             busy = ask(engine, layer, [Cell(0, 0)])
             await asyncio.to_thread(runner.gate.wait_for, 1)
-            # Joined while the device is busy, so nothing is formed yet; the engine is idle again before it comes to it.
+            # Nothing is read ahead, so this one is still to be formed when the engine is idle again.
             first = ask(engine, layer, [Cell(5, 5)])
-            await soon(lambda: engine.pending == 2)
+            await soon(lambda: engine.queued == 1)
             with engine.coming():
                 runner.gate.open()
-                await asyncio.gather(busy, first)
+                for task, cell in ((busy, Cell(0, 0)), (first, Cell(5, 5))):
+                    place.check(layer, await task, [cell])
 
     run(main())
 
@@ -758,7 +759,7 @@ def test_a_warm_up_reaches_every_device(place: World) -> None:
     with running() as engine:
         engine.warm(layer.loaded)
     assert first.shapes == second.shapes and first.threads != second.threads
-    assert [shape[2:] for shape in first.shapes] == usual_windows(layer.model)[: len(first.shapes)]
+    assert [shape[2:] for shape in first.shapes] == usual_windows(layer.model, MAX_WINDOW_PIXELS)[: len(first.shapes)]
 
 
 OUT_OF_MEMORY = {
@@ -805,6 +806,29 @@ def test_out_of_memory_always_reaches_its_own_and_the_engine_lives(place: World,
         runner.always = lambda shape: None
         place.check(layer, engine.scores(layer, cells), cells)
         assert engine.healthy and at_rest(engine)
+
+
+def test_no_window_of_a_warm_up_is_larger_than_allowed(place: World) -> None:
+    layer, runner = place.layer()
+    limit = 300 * 300
+    with running() as engine:
+        engine.warm(layer.loaded, limit)
+    sizes = [height * width for _, _, height, width in runner.shapes]
+    assert max(sizes) <= limit < max(height * width for height, width in usual_windows(layer.model, MAX_WINDOW_PIXELS))
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_a_warm_up_ends_where_the_memory_does(place: World, kind: str) -> None:
+    device, error = OUT_OF_MEMORY[kind]
+    layer, runner = place.layer(device)
+    runner.faults.extend([None, error])
+    with running() as engine:
+        engine.warm(layer.loaded)
+        assert len(runner.shapes) == 1 and engine.healthy
+        # There is no room even for the first: that is to be told.
+        runner.faults.append(error)
+        with pytest.raises(type(error)):
+            engine.warm(layer.loaded)
 
 
 def test_a_failed_warm_up_is_heard_of(place: World) -> None:
@@ -930,7 +954,7 @@ def test_what_takes_too_long_is_given_up(place: World, blocking: bool) -> None:
             runner.gate.hold()
             patient = ask(engine, layer, HERE)
             await asyncio.to_thread(runner.gate.wait_for, 1)
-            engine._timeout = 0.01
+            engine.timeout = 0.01
             with pytest.raises(BusyError, match="took longer"):
                 if blocking:
                     await asyncio.to_thread(engine.scores, layer, HERE + THERE)
@@ -1159,7 +1183,7 @@ def test_too_slow_is_503(http: Any) -> None:
     client, runner, engine, path = http(timeout=0.01)
     runner.gate.hold()
     answer = client.get(path)
-    engine._timeout = DEADLINE
+    engine.timeout = DEADLINE
     assert answer.status_code == 503 and "retry-after" in answer.headers
     assert answer.headers["cache-control"] == "no-store"
     runner.gate.open()

@@ -41,19 +41,19 @@ def test_the_windows_of_a_first_view_are_among_them(tmp_path: Path, tiles: tuple
     job = waiting.next(0.0, 1e9)
     assert job is not None and waiting.next(0.0, 1e9) is None
     shape = (job.block.rows * 32 + 96, job.block.cols * 32 + 96)
-    assert shape in usual_windows(model(tmp_path / "m"))
+    assert shape in usual_windows(model(tmp_path / "m"), MAX_WINDOW_PIXELS)
 
 
 def test_a_single_tile_comes_first_and_none_is_too_large(tmp_path: Path) -> None:
-    found = usual_windows(model(tmp_path / "m"))
+    found = usual_windows(model(tmp_path / "m"), MAX_WINDOW_PIXELS)
     assert found[0] == (352, 352) and len(found) == len(set(found)) < 40
     assert max(height * width for height, width in found) <= MAX_WINDOW_PIXELS
     assert all(side % 8 == 0 for shape in found for side in shape)
 
 
 def test_windows_of_one_size_are_warmed_up_once(tmp_path: Path) -> None:
-    assert usual_windows(model(tmp_path / "m", exactness="bounded", preferred=512)) == [(512, 512)]
+    assert usual_windows(model(tmp_path / "m", exactness="bounded", preferred=512), MAX_WINDOW_PIXELS) == [(512, 512)]
 
 
 def test_a_halo_larger_than_any_window_leaves_one(tmp_path: Path) -> None:
-    assert len(usual_windows(model(tmp_path / "m", halo=1024))) == 1
+    assert len(usual_windows(model(tmp_path / "m", halo=1024), MAX_WINDOW_PIXELS)) == 1

@@ -93,8 +93,8 @@ def test_every_strip_that_a_block_grows_by_is_worth_it(seed: set[Cell], others: 
     waiting = seed | others
     block = windows._start(sorted(seed), shape)
     assert len(set(block.cells()) & seed) >= MIN_WAITING_SHARE * block.rows * block.cols
-    upright = windows._upright(block, waiting, shape)
-    while (grown := windows._best_growth(block, waiting, shape, upright)) is not None:
+    bands = windows._bands(block, waiting, shape)
+    while (grown := windows._larger(block, waiting, shape, bands or windows._squarer(block))) is not None:
         strip = set(grown.cells()) - set(block.cells())
         assert set(block.cells()) < set(grown.cells()) and len(strip) in (block.rows, block.cols)
         assert price(strip, waiting, shape) <= MAX_PRICE
