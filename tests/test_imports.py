@@ -21,7 +21,7 @@ STOREYS = (
     {"engine"},
     {"metrics", "predict"},
     {"shadow"},
-    {"check", "fitting", "info", "reader"},
+    {"check", "export", "fitting", "info", "reader"},
     {"documents", "routes"},
     {"cards", "params", "tiles"},
     {"extension", "showcase"},
@@ -45,13 +45,14 @@ HOMES = {
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
-    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
-    "tiler/cli/models tiler/cli/reload tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/export "
+    "tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
+    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/export/cog "
+    "tiler/export/frame tiler/export/parts tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
@@ -66,6 +67,8 @@ HOMES = {
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
     "obstore": "model_registry/remote_files",
+    "dask": "tiler/export/cluster",
+    "filelock": "tiler/export/parts",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ import numpy as np
 
 from model_registry import LoadedModel
 from tiler.cache import pictures_cache, scores_cache
-from tiler.device import Device, is_out_of_memory
+from tiler.device import Device, Part, is_out_of_memory, joined, split
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
 from tiler.layer import MAX_WINDOW_PIXELS, Layer
@@ -34,6 +34,7 @@ from tiler.shared_cache import SharedCache
 from tiler.values import Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
 from tiler.warming import usual_windows
+from tiler.windows import Block
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -146,6 +147,7 @@ class Engine:
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
+        self._bulk_readers = ThreadPoolExecutor(read_threads, thread_name_prefix="bulk")
         self._changed = threading.Condition()
         self._flight: Flight[Key, Settled] = Flight()
         self._waiting: Waiting[Layer] = Waiting()
@@ -192,6 +194,25 @@ class Engine:
             raise self._too_slow() from None
         finally:
             self._leave(ticket, origin)
+
+    def infer(self, layer: Layer, block: Block, *, probabilities: bool = False) -> Future[Scores]:
+        """Scores of a whole block of an exact model, as far as the scene reaches: read and inferred for whoever asks.
+
+        No cache is asked or filled, no time limit holds, and maps go first: it is what exports are made of. Whoever
+        asks bounds how many are on their way. Cancelling the future drops what has not begun.
+
+        Raises (through the future):
+            ReadError, DeviceError: what went wrong with it.
+            BusyError: the engine was closed.
+        """
+        _, window = layer.window_of(block.first, block.last)
+        done: Future[Scores] = Future()
+        work = Work(layer, block, probabilities, window, formed=time.monotonic(), whole=done)
+        try:
+            self._bulk_readers.submit(self._read, work)
+        except RuntimeError:
+            raise _closing_down() from None
+        return done
 
     @contextmanager
     def coming(self) -> Iterator[None]:
@@ -276,6 +297,8 @@ class Engine:
             ticket.finish()
         for reader in self._readers:
             reader.join()
+        # Not cancelled: each must tell whoever waits for it.
+        self._bulk_readers.shutdown(wait=True)
         for device in list(self.devices.values()):
             device.close()
         for pool in (self._openers, self._finishers):
@@ -447,7 +470,7 @@ class Engine:
 
     def _shared_has(self, work: Work) -> bool:
         """Settle a window from the cache of all replicas, if that has all of it."""
-        if self.shared is None:
+        if self.shared is None or work.whole is not None:
             return False
         keys = _keys(work, work.cells)
         found = self.shared.get(keys)
@@ -464,6 +487,10 @@ class Engine:
 
     def _wanted(self, work: Work) -> bool:
         """Whether anybody still waits for a cell of the window; if not, it is forgotten."""
+        if work.whole is not None:
+            if self._closing:
+                self._fail(work, _closing_down())
+            return not work.whole.done()
         with self._changed:
             keys = _keys(work, work.cells)
             if any(self._flight.wanted(key) for key in keys):
@@ -474,8 +501,13 @@ class Engine:
             self._one_less(work)
             return False
 
-    def _settle(self, work: Work, cells: dict[Cell, Scores]) -> None:
+    def _settle(self, work: Work, parts: list[Part]) -> None:
         """In the thread that settles a device's answers: keep the cells, then wake those who wait."""
+        if work.whole is not None:
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                work.whole.set_result(joined(work.layer, work.block, parts))
+            return
+        cells = {cell: scores for part in parts for cell, scores in split(work.layer, part).items()}
         stages = Stages(max(0.0, work.started - work.formed - work.read), work.read, work.done - work.started)
         for stage, seconds in zip(Stages._fields, stages, strict=True):
             self.observe(stage, seconds)
@@ -497,6 +529,10 @@ class Engine:
 
     def _fail(self, work: Work, error: BaseException) -> None:
         """Give everybody who waits for a cell that the window answers for its error."""
+        if work.whole is not None:
+            with suppress(InvalidStateError):
+                work.whole.set_exception(_told(error))
+            return
         with self._changed:
             tickets = self._flight.fail(_keys(work, work.cells), _told(error))
             self._one_less(work)

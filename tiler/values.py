@@ -117,6 +117,22 @@ class Scores:
 
         return Scores(*(part(getattr(self, name)) for name in self.__slots__))
 
+    def enlarged(self, height: int, width: int) -> Scores:
+        """Zeros of the same kind for `height` x `width` pixels, to `put` parts into."""
+
+        def empty(plane: NDArray[Any] | None) -> Any:
+            return None if plane is None else np.zeros((*plane.shape[:-2], height, width), plane.dtype)
+
+        return Scores(*(empty(getattr(self, name)) for name in self.__slots__))
+
+    def put(self, row: int, col: int, part: Scores) -> None:
+        """Copy a part in, its upper left pixel at (row, col)."""
+        height, width = part.valid.shape
+        for name in self.__slots__:
+            plane = getattr(self, name)
+            if plane is not None:
+                plane[..., row : row + height, col : col + width] = getattr(part, name)
+
 
 @dataclass(frozen=True, slots=True)
 class Style:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import typer
 from typer.models import CommandInfo
 
-from tiler.cli import check, components, intake, reload, serving
+from tiler.cli import check, components, export, intake, reload, serving
 from tiler.cli.common import GDAL_DEFAULTS
 from tiler.cli.models import models_app
 
 __all__ = ["GDAL_DEFAULTS", "app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A model's prediction as a live map layer.")
-for command in (serving.serve, serving.info, serving.demo, components.components):
+for command in (serving.serve, serving.info, export.export, serving.demo, components.components):
     app.command()(command)
 models_app.command("check")(check.check)
 models_app.command("add")(intake.add)
