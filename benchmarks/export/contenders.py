@@ -51,7 +51,7 @@ def ours(networks: Networks, precision: str, threads: int) -> Contender:
     """`tiler export`, as anybody calls it."""
 
     def command(scene: Path, out: Path) -> list[str]:
-        return [*_export(networks, scene, out), "--precision", precision, "--threads", str(threads)]
+        return [*_export(networks, scene, precision, threads), "-o", str(out / "ours.tif")]
 
     return Contender(f"ours_{precision}", command, "ours.tif")
 
@@ -60,8 +60,7 @@ def on_dask(networks: Networks, workers: int) -> Contender:
     """The same on so many Dask workers of one thread each, in processes of their own."""
 
     def command(scene: Path, out: Path) -> list[str]:
-        export = [*_export(networks, scene, out), "--precision", "fp32", "--threads", "1"]
-        return _module("cluster", workers, *export)
+        return _module("cluster", workers, out / "ours.tif", *_export(networks, scene, "fp32", 1))
 
     return Contender("dask", command, "ours.tif", f"{workers} workers of 1 thread")
 
@@ -98,12 +97,10 @@ def geoai(networks: Networks, folder: Path) -> Contender:
     return Contender("geoai", command, "geoai.tif", version, {"PYTHONPATH": ""})
 
 
-def _export(networks: Networks, scene: Path, out: Path) -> list[str]:
-    return _tiler("export", str(scene), "--model", str(networks.ours), "-o", str(out / "ours.tif"))
-
-
-def _tiler(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tiler.cli", *arguments]
+def _export(networks: Networks, scene: Path, precision: str, threads: int) -> list[str]:
+    """Without its output. Nothing is registered: no map shall find a file that is thrown away."""
+    how = ["--precision", precision, "--threads", str(threads), "--json", "--no-register"]
+    return [sys.executable, "-m", "tiler.cli", "export", str(scene), "--model", str(networks.ours), *how]
 
 
 def _module(name: str, *arguments: object) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 
@@ -40,13 +41,16 @@ def figures_of(costs: Costs, others: Mapping[str, Difference], sizes: tuple[int,
     if "ours_fp32" in costs and "geoai" in costs:
         found["export_rss_ratio_geoai"] = ratio(costs["ours_fp32"][large].rss, costs["geoai"][large].rss)
     if "ours_fp32" in costs and "dask" in costs:
-        found["export_rate_ratio_dask"] = ratio(_rate(costs["dask"], sizes), _rate(costs["ours_fp32"], sizes))
-        found["export_wall_ratio_dask"] = ratio(costs["dask"][large].wall, costs["ours_fp32"][large].wall)
+        found["export_rate_ratio_dask"] = ratio(*(told_rate(costs[name][large].told) for name in ("dask", "ours_fp32")))
     if "ours_fp32" in others:
         found["export_differing"] = others["ours_fp32"].pixels + others["ours_fp32"].classed
     if "ours_bf16" in others:
         found["export_moved_percent_bf16"] = others["ours_bf16"].percent
     for name, spent in costs.items():
+        if (rate := told_rate(spent[large].told)) and not math.isnan(rate):
+            found[f"told_mpx_s_{name}"] = rate
+        if name == "dask":
+            continue  # it does everything twice
         found |= {
             f"cpu_s_{name}": spent[large].cpu,
             f"cpu_s_{name}_small": spent[small].cpu,
@@ -59,6 +63,13 @@ def figures_of(costs: Costs, others: Mapping[str, Difference], sizes: tuple[int,
             f"differing_percent_inside_{name}": others[name].percent_inside,
         }
     return found
+
+
+def told_rate(text: str) -> float:
+    """Megapixels per second of inferring, as an export with --json says them; NaN where it does not."""
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    rates = [line["mpx_per_second"] for line in lines if line.get("stage") == "inferring"]
+    return float(rates[-1]) if rates else math.nan
 
 
 def _cpu_per_mpx(costs: Mapping[int, Cost], sizes: tuple[int, int]) -> float:
