@@ -33,7 +33,7 @@ class Work:
 
     layer: Layer
     block: Block
-    probabilities: bool
+    probabilities: int
     window: Rect
     formed: float
     cells: tuple[Cell, ...] = ()
