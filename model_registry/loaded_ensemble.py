@@ -59,8 +59,7 @@ def composed(model: Model, networks: Sequence[LoadedModel], own: tuple[LoadedMod
         own: those that are freed with the ensemble.
     """
     members = tuple(
-        replace(loaded, model=at(loaded.model, member))
-        for loaded, member in zip(networks, model.members, strict=True)
+        replace(loaded, model=at(loaded.model, member)) for loaded, member in zip(networks, model.members, strict=True)
     )
     worst = max((_ORDER.index(member.model.exactness or "unsafe") for member in members), default=0)
     finest = model.members[0].gsd

@@ -50,9 +50,9 @@ def scores_of(model: Model, answer: Prediction, number: int, valid: Mask, precis
 
 
 def rounded(scores: Scores) -> Scores:
-    """Scores with precise probabilities -> what `scores_of` makes of the same answer otherwise."""
+    """Scores whose probabilities may be precise -> what `scores_of` makes of the same answer otherwise."""
     found = scores.probabilities
-    return scores if found is None else replace(scores, probabilities=found.astype(np.float16))
+    return scores if found is None or found.dtype == np.float16 else replace(scores, probabilities=half(found))
 
 
 def nothing(model: Model, valid: Mask, everything: int) -> Scores:
@@ -77,5 +77,10 @@ def nothing(model: Model, valid: Mask, everything: int) -> Scores:
     )
 
 
+def half(planes: Floats | Halves) -> Halves:
+    """Planes as they are kept."""
+    return np.clip(planes, -HALF_MAX, HALF_MAX).astype(np.float16)
+
+
 def _half(planes: Floats | None, number: int) -> Halves | None:
-    return None if planes is None else np.clip(planes[number], -HALF_MAX, HALF_MAX).astype(np.float16)
+    return None if planes is None else half(planes[number])

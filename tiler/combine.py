@@ -53,6 +53,8 @@ class Mean(NamedTuple):
 
 def reach(area: Rect, grid: Grid, member: Grid) -> Rect:
     """The pixels of a member's grid that decide a rectangle of the answer's grid."""
+    if _ratios(grid, member) == (1.0, 1.0):
+        return area
     rows, cols = _taps(area, grid, member)
     top, left = rows.span.start, cols.span.start
     return Rect(top, left, rows.span.stop - top, cols.span.stop - left)
@@ -87,23 +89,21 @@ def brought(look: Look, area: Rect, grid: Grid) -> tuple[Mask, Floats]:
 
     A pixel is valid where half of it is, or, on a finer grid, where the member's pixel at its centre is.
     """
-    rows, cols = _taps(area, grid, look.grid)
-    top, left = rows.span.start - look.rect.row_off, cols.span.start - look.rect.col_off
-    here = (
-        slice(top, top + rows.span.stop - rows.span.start),
-        slice(left, left + cols.span.stop - cols.span.start),
-    )
+    wanted = reach(area, grid, look.grid)
+    top, left = wanted.row_off - look.rect.row_off, wanted.col_off - look.rect.col_off
+    here = slice(top, top + wanted.height), slice(left, left + wanted.width)
     known, planes = look.valid[here], look.planes[:, *here]
-    if _ratios(grid, look.grid) == (1.0, 1.0) and known.shape == (area.height, area.width):
+    if _ratios(grid, look.grid) == (1.0, 1.0):
         return known, np.where(known, planes, np.float32(0))
+    rows, cols = _taps(area, grid, look.grid)
     share = cols.apply(rows.apply(known.astype(np.float32), 0), 1)
     divisor = np.where(share > 0, share, np.float32(1))
-    brought = np.empty((len(planes), area.height, area.width), np.float32)
+    found = np.empty((len(planes), area.height, area.width), np.float32)
     for number, plane in enumerate(planes):
-        brought[number] = cols.apply(rows.apply(np.where(known, plane, np.float32(0)), 0), 1) / divisor
+        found[number] = cols.apply(rows.apply(np.where(known, plane, np.float32(0)), 0), 1) / divisor
     if max(_ratios(grid, look.grid)) > 1:
-        return share >= 0.5 - 1e-6, brought
-    return known[(rows.nearest - rows.span.start)[:, None], cols.nearest - cols.span.start], brought
+        return share >= 0.5 - 1e-6, found
+    return known[(rows.nearest - rows.span.start)[:, None], cols.nearest - cols.span.start], found
 
 
 def _ratios(grid: Grid, member: Grid) -> tuple[float, float]:
