@@ -98,8 +98,8 @@ def of_models(
         threshold=first.threshold if threshold is None else threshold,
         members=members,
         resolution=_resolution_at(first, members[0].gsd),
-        license=_said(model.license for model in known.values()),
-        attribution=_said(model.attribution for model in known.values()),
+        license=_said((model.license for model in known.values()), " AND "),  # as SPDX writes it
+        attribution=_said((model.attribution for model in known.values()), "; "),
         description=", ".join(f"{member.model} at {member.gsd:g} m" for member in members),
     )
 
@@ -129,7 +129,8 @@ def normalised(members: Iterable[Member]) -> tuple[Member, ...]:
         raise ManifestError("two members are the same model at the same resolution", "Name it once, with a weight")
     total = sum(member.weight for member in given)
     ordered = sorted(given, key=lambda member: (member.gsd, member.model, member.digest))
-    return tuple(replace(member, weight=member.weight / total) for member in ordered)
+    # As floats, always: the digest is taken of their text.
+    return tuple(replace(member, gsd=float(member.gsd), weight=member.weight / total) for member in ordered)
 
 
 def network_of(model: Model) -> Model:
@@ -260,6 +261,6 @@ def _listed(model: Model) -> str:
     )
 
 
-def _said(texts: Iterable[str | None]) -> str | None:
+def _said(texts: Iterable[str | None], between: str) -> str | None:
     """All that the members say, each once."""
-    return "; ".join(dict.fromkeys(text for text in texts if text)) or None
+    return between.join(dict.fromkeys(text for text in texts if text)) or None
