@@ -71,7 +71,7 @@ def export(
         try:
             facts = executor.submit(describe, order.to_json()).result()
             # What one worker has chosen holds for all: runtime and precision are part of the revision.
-            order = replace(order, runtime=facts.runtime, precision=facts.precision)
+            order = replace(order, runtime=facts.runtime, precision=facts.precision or None)
             known(facts)
             if manner.check_disk:
                 check_room(facts, parts_of(out))
