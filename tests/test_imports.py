@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
+    {"values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
+    {"allowed", "answers", "blend", "combine", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
     {"layer", "mosaic", "sheet", "turnover"},
     {"assemble", "catalog", "outputs", "paint", "ready", "warming"},
-    {"device", "legend", "seams"},
+    {"device", "ensemble", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"shadow"},
@@ -45,7 +45,8 @@ HOMES = {
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
-    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/export "
+    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/ensemble "
+    "tiler/cli/export "
     "tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
@@ -72,7 +73,10 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "pace", "pool", "roster", "waiting", "watch", "windows")
+PLAIN = (
+    "answers", "assemble", "blend", "combine", "ensemble", "flight", "mosaic", "pace", "pool", "roster", "taps",
+    "waiting", "watch", "windows",
+)  # fmt: skip
 
 
 def imported(file: Path) -> set[str]:

@@ -96,6 +96,8 @@ def _planes_of(layer: Layer, style: Style) -> Callable[[Scores], Planes | None] 
         return lambda scores: scores.components
     if style.output == "value":
         return lambda scores: scores.values
+    if style.output == "spread":
+        return lambda scores: scores.spread
     return (lambda scores: scores.probabilities) if wants(layer, style) else None
 
 

@@ -17,7 +17,7 @@ from tiler.answers import nothing, scores_of
 from tiler.errors import DeviceError, InferenceError
 from tiler.layer import Layer
 from tiler.ready import Call, Ready, Work
-from tiler.values import Cell, Rect, Scores
+from tiler.values import PRECISE, Cell, Rect, Scores
 from tiler.windows import Block
 
 logger = logging.getLogger(__name__)
@@ -252,12 +252,13 @@ class Device:
     def _predict(self, works: list[Work]) -> list[Part]:
         layer = works[0].layer
         pixels = np.stack([work.pixels for work in works])
-        answer = layer.loaded.runner_on(self.name)(pixels, probabilities=works[0].probabilities)
+        wanted = works[0].probabilities
+        answer = layer.loaded.runner_on(self.name)(pixels, probabilities=bool(wanted))
         self.forwards += 1
         self.windows += len(works)
         self.pixels += sum(work.window.pixels for work in works)
         return [
-            Part(work.block, work.window, scores_of(layer.model, answer, number, work.valid))
+            Part(work.block, work.window, scores_of(layer.model, answer, number, work.valid, wanted == PRECISE))
             for number, work in enumerate(works)
         ]
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 
 from model_registry import LoadedModel
+from tiler import ensemble
+from tiler.answers import rounded
 from tiler.cache import pictures_cache, scores_cache
 from tiler.device import Device, Part, is_out_of_memory, joined, split
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
@@ -31,7 +34,7 @@ from tiler.pace import Pace
 from tiler.pixels import read_window
 from tiler.ready import Call, Ready, Work
 from tiler.shared_cache import SharedCache
-from tiler.values import Cell, Key, Scores
+from tiler.values import PRECISE, Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
 from tiler.warming import usual_windows
 from tiler.windows import Block
@@ -41,6 +44,9 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 ANYBODY = Origin()
+
+# Where scores come from, in the order of what it costs.
+SOURCES = ("hit", "shared", "miss")
 
 # Windows of one shape that a GPU takes at once.
 BATCH = 8
@@ -151,6 +157,8 @@ class Engine:
         self._changed = threading.Condition()
         self._flight: Flight[Key, Settled] = Flight()
         self._waiting: Waiting[Layer] = Waiting()
+        # Ensembles whose members' cells are asked for, by revision.
+        self._joining: Counter[str] = Counter()
         self._closing = False
         self._readers = [
             threading.Thread(target=self._read_loop, name=f"read-{number}", daemon=True)
@@ -168,32 +176,106 @@ class Engine:
             BusyError: too much is waiting already, it took too long, or the client has gone (`leaving`).
             ReadError, DeviceError: what went wrong with one of the cells.
         """
-        ticket, source = self._join(layer, cells, probabilities, origin)
-        waits = client()
-        try:
-            with waits.wakes(ticket.finish):
-                if not ticket.wait(self.timeout):
-                    raise self._too_slow()
-            if ticket.missing and ticket.error is None:
-                raise BusyError("the client has gone", "Ask again")
+        if layer.members:
+            return self._joint(layer, cells, probabilities, origin)
+        with self._asking([(layer, cells)], probabilities, origin) as ((ticket, source),):
+            self._wait(ticket, self.timeout)
             return _answer(ticket, source)
-        finally:
-            self._leave(ticket, origin)
 
     async def scores_async(
         self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False, origin: Origin = ANYBODY
     ) -> Answer:
         """As `scores`, without blocking the event loop. Cancelling it leaves the cells to whoever else wants them."""
-        ticket, source = self._join(layer, cells, probabilities, origin)
-        try:
-            if not ticket.done:
-                async with asyncio.timeout(self.timeout):
-                    await _until_done(ticket)
+        if layer.members:
+            return await self._joint_async(layer, cells, probabilities, origin)
+        with self._asking([(layer, cells)], probabilities, origin) as ((ticket, source),):
+            await self._wait_async([ticket], self.timeout)
             return _answer(ticket, source)
+
+    def _joint(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> Answer:
+        """`scores` of an ensemble: its members' cells, put together in the calling thread."""
+        until = time.monotonic() + self.timeout
+        with self._made_jointly(layer, cells, probabilities) as (found, missing):
+            for part in ensemble.rounds(layer, missing):
+                with self._asking(zip(layer.members, part.needs, strict=True), PRECISE, origin) as asked:
+                    for ticket, _ in asked:
+                        self._wait(ticket, until - time.monotonic())
+                    found.append(self._put_together(layer, part, asked, probabilities))
+        return _of_all(found, {cell: scores for answer in found for cell, scores in answer.scores.items()})
+
+    async def _joint_async(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> Answer:
+        """As `_joint`, put together in a finishing thread."""
+        until = time.monotonic() + self.timeout
+        with self._made_jointly(layer, cells, probabilities) as (found, missing):
+            for part in await self.finish(list, ensemble.rounds(layer, missing)) if missing else []:
+                with self._asking(zip(layer.members, part.needs, strict=True), PRECISE, origin) as asked:
+                    await self._wait_async([ticket for ticket, _ in asked], until - time.monotonic())
+                    found.append(await self.finish(self._put_together, layer, part, asked, probabilities))
+        return _of_all(found, {cell: scores for answer in found for cell, scores in answer.scores.items()})
+
+    @contextmanager
+    def _made_jointly(
+        self, layer: Layer, cells: Iterable[Cell], probabilities: bool
+    ) -> Iterator[tuple[list[Answer], list[Cell]]]:
+        """(what is kept of an ensemble's cells, those that are missing); inside, it counts as busy."""
+        kept, missing = {}, []
+        for cell in dict.fromkeys(cells):
+            scores = self._find(Key(layer.revision, cell, probabilities))
+            if scores is None:
+                missing.append(cell)
+            else:
+                kept[cell] = scores
+        with self._changed:
+            self.counters.hits += len(kept)
+            self._joining[layer.revision] += 1
+        try:
+            yield [Answer(kept, "hit", None)], missing
+        finally:
+            with self._changed:
+                self._joining[layer.revision] -= 1
+                self._joining += Counter()  # those at zero go
+
+    def _put_together(
+        self, layer: Layer, part: ensemble.Round, asked: list[tuple[Pending, str]], probabilities: bool
+    ) -> Answer:
+        """An ensemble's cells from its members', kept."""
+        answers = [_answer(ticket, source) for ticket, source in asked]
+        begun = time.monotonic()
+        cells = ensemble.made(layer, part.cells, [answer.scores for answer in answers], probabilities)
+        for cell, scores in cells.items():
+            self.cache.put(Key(layer.revision, cell, probabilities), scores)
+        self.observe("join", time.monotonic() - begun)
+        return _of_all(answers, cells)
+
+    @contextmanager
+    def _asking(
+        self, wanted: Iterable[tuple[Layer, Iterable[Cell]]], probabilities: int, origin: Origin
+    ) -> Iterator[list[tuple[Pending, str]]]:
+        """A ticket for the cells of each layer, all asked for before anybody waits; inside, they are waited for."""
+        asked: list[tuple[Pending, str]] = []
+        try:
+            for layer, cells in wanted:
+                asked.append(self._join(layer, cells, probabilities, origin))
+            yield asked
+        finally:
+            for ticket, _ in asked:
+                self._leave(ticket, origin)
+
+    def _wait(self, ticket: Pending, seconds: float) -> None:
+        with client().wakes(ticket.finish):
+            if not ticket.wait(max(0.0, seconds)):
+                raise self._too_slow()
+        if ticket.missing and ticket.error is None:
+            raise BusyError("the client has gone", "Ask again")
+
+    async def _wait_async(self, tickets: list[Pending], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                for ticket in tickets:
+                    if not ticket.done:
+                        await _until_done(ticket)
         except TimeoutError:
             raise self._too_slow() from None
-        finally:
-            self._leave(ticket, origin)
 
     def infer(self, layer: Layer, block: Block, *, probabilities: bool = False) -> Future[Scores]:
         """Scores of a whole block of an exact model, as far as the scene reaches: read and inferred for whoever asks.
@@ -265,6 +347,10 @@ class Engine:
             loaded: the model.
             max_pixels: of a window, halo included; see `layer.fit`.
         """
+        if loaded.members:
+            for network in loaded.networks:
+                self.warm(network, max_pixels)
+            return
         bands, dtype = len(loaded.model.bands), loaded.model.input_dtypes[0]
         until = time.monotonic() + WARM_SECONDS
         first, *others = usual_windows(loaded.model, max_pixels)
@@ -313,9 +399,9 @@ class Engine:
 
     @property
     def busy(self) -> frozenset[str]:
-        """Revisions of layers that have cells in flight."""
+        """Revisions of layers that have cells in flight, and of ensembles whose members' cells are asked for."""
         with self._changed:
-            return frozenset(key.revision for key in self._flight)
+            return frozenset(key.revision for key in self._flight) | frozenset(self._joining)
 
     @property
     def queued(self) -> int:
@@ -344,7 +430,7 @@ class Engine:
             device.alive and device.heartbeat_age < max(2 * self.timeout, 60) for device in list(self.devices.values())
         )
 
-    def _join(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> tuple[Pending, str]:
+    def _join(self, layer: Layer, cells: Iterable[Cell], probabilities: int, origin: Origin) -> tuple[Pending, str]:
         """A ticket for all cells, each found, flying, or queued now. A refused request queues nothing."""
         ticket: Pending = Ticket()
         keys = [Key(layer.revision, cell, probabilities) for cell in dict.fromkeys(cells)]
@@ -399,8 +485,14 @@ class Engine:
                     self.counters.dropped += 1
 
     def _find(self, key: Key) -> Scores | None:
-        # Scores with probabilities answer a request for classes, too.
-        return self.cache.get(key) if key.probabilities else self.cache.get(key, key._replace(probabilities=True))
+        if key.probabilities == PRECISE:
+            return self.cache.get(key)
+        # Scores with probabilities answer a request for classes, too, and precise ones are rounded for whoever asks.
+        more = (key._replace(probabilities=True), key._replace(probabilities=PRECISE))
+        if not key.probabilities:
+            return self.cache.get(key, *more)
+        found = self.cache.get(*more)
+        return None if found is None else rounded(found)
 
     def _waits(self, key: Key) -> bool:
         return self._waiting.holds(key.revision, key.probabilities, key.cell)
@@ -612,6 +704,13 @@ async def _until_done(ticket: Pending) -> None:
 
     ticket.when_done(wake)
     await event.wait()
+
+
+def _of_all(answers: list[Answer], scores: dict[Cell, Scores]) -> Answer:
+    """What was made of several answers: it took as long as the slowest, and is a miss if one of them is."""
+    stages = [answer.stages for answer in answers if answer.stages is not None]
+    source = max((answer.source for answer in answers), key=SOURCES.index)
+    return Answer(scores, source, max(stages, key=sum) if stages else None)
 
 
 def _answer(ticket: Pending, source: str) -> Answer:

@@ -34,7 +34,7 @@ class Work:
 
     layer: Layer
     block: Block
-    probabilities: bool
+    probabilities: int
     window: Rect
     formed: float
     whole: Future[Scores] | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tiler.cli.common import bands_of, console, errors, told
+from tiler.cli.common import bands_of, console, errors, numbers_of, told
 
 if TYPE_CHECKING:
     from tiler.export.drive import Progress as Where
@@ -130,6 +130,7 @@ def _order(given: dict[str, Any]) -> Order:
         "attribution": given["attribution"],
         "resampling": given["resampling"],
         "outputs": tuple(part for text in given["output"] or () for part in text.split(",")),
+        "gsds": tuple(numbers_of(given["gsds"], "--gsds") or ()),
         "gsd": given["gsd"],
         "crs": given["dst_crs"],
     }

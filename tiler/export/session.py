@@ -139,6 +139,7 @@ class Session:
             max_gsd_factor=order.max_gsd_factor,
             max_window_pixels=order.max_window_pixels,
             ttl=float("inf"),
+            gsds={"model": order.gsds} if order.gsds else None,
         )
         try:
             name = order.model if order.registry else "model"
@@ -160,7 +161,8 @@ class Session:
     def whole(self) -> bool:
         """Whether blocks are inferred as they are: an exact model on its own grid. Else from cells."""
         layer = self.layers[0]
-        return len(self.layers) == 1 and self.frame.grid is layer.grid and layer.window_shape is None
+        alone = len(self.layers) == 1 and not layer.members
+        return alone and self.frame.grid is layer.grid and layer.window_shape is None
 
     def facts(self) -> Facts:
         """What the driver has to know."""
@@ -174,7 +176,8 @@ class Session:
             (parts, geometry, order.resampling, order.attribution),
         )
         job = job_of(revisions, decides)
-        runner = layer.loaded.runner
+        runtimes = {(one.runner.runtime, one.runner.precision) for one in layer.loaded.networks}
+        runtime, precision = runtimes.pop() if len(runtimes) == 1 else (order.runtime, order.precision or "")
         tags = {
             "REVISION": layer.revision if len(revisions) == 1 else "",
             "MODEL": layer.version or layer.model.name,
@@ -190,8 +193,8 @@ class Session:
         return Facts(
             job=job,
             revisions=revisions,
-            runtime=runner.runtime,
-            precision=runner.precision,
+            runtime=runtime,
+            precision=precision,
             frame=self.frame,
             products=self.products,
             blocks=parts,
