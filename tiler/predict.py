@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from morecantile import TileMatrixSet
 from rasterio.crs import CRS
 
 from tiler import zoom
@@ -17,6 +17,9 @@ from tiler.grid import Footprint, cells_covering, footprint, pixel_of_point
 from tiler.layer import Layer
 from tiler.values import Cell, Scores, Style, View
 from tiler.waiting import Origin
+
+if TYPE_CHECKING:
+    from morecantile import TileMatrixSet
 
 # A request for all channels of an embedding may have this many per pixel of its limit; with more, fewer pixels.
 FEW_CHANNELS = 8
