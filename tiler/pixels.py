@@ -79,7 +79,8 @@ def read_window(source: Source, window: Rect) -> tuple[NDArray[Any], Mask]:
         ) from error
     rows, cols = rows - top, cols - left
     if not (_is_run(rows) and _is_run(cols)):
-        pixels, valid = pixels[:, rows[:, None], cols], valid[rows[:, None], cols]
+        # One axis after the other: both at once takes seven times as long.
+        pixels, valid = pixels.take(rows, 1).take(cols, 2), valid.take(rows, 0).take(cols, 1)
     return pixels, valid
 
 
