@@ -1,0 +1,1 @@
+"""Whole scenes: from a scene and a model to files."""
