@@ -1,8 +1,8 @@
 """Connected areas of a class raster that is read strip by strip.
 
-An area is a set of pixels of one class that hang together by their sides (4-connected). Inside a strip they are found at
-once; those that touch a strip's edge are joined across all strips, and only these are kept in mind: memory is that of a
-strip plus a few bytes for each area on an edge.
+An area is a set of pixels of one class that hang together by their sides (4-connected). Inside a strip they are found
+at once; those that touch a strip's edge are joined across all strips, and only these are kept in mind: memory is that
+of a strip plus a few bytes for each area on an edge.
 """
 
 from __future__ import annotations
@@ -185,11 +185,33 @@ def survey(strips: Strips, *, most: int, least: int = 0, step: Callable[[int], N
     return Survey(region, last, count, small + int((is_class & has_neighbour & light).sum()))
 
 
-def numbered(strips: Strips, found: Survey) -> Iterator[tuple[int, int, Ints, Labels]]:
-    """(number, first row, ids, areas) of each strip; ids are int64 [rows, width] and one area's in all strips.
+@dataclass(frozen=True, slots=True, eq=False)
+class Strip:
+    """A strip whose areas have their names in the whole raster.
 
-    Areas that touch a strip's edge have the numbers of the survey, all others higher ones; pixels without a class -1.
+    Attributes:
+        number, row: of the strip, and its first row.
+        ids: int64 [rows, width], -1 where no class is. An area that touches a strip's edge has its number in the
+            survey, in all strips alike; all others have higher ones.
+        names: int64 [areas], the ids in this strip, and
+        classes: uint8 [areas], the class of each. An area that hangs together in another strip only is there twice.
     """
+
+    number: int
+    row: int
+    ids: Ints
+    names: Ints
+    classes: Classes
+
+    def class_of(self, ids: Ints) -> Classes:
+        """The classes of some areas of this strip."""
+        order = np.argsort(self.names)
+        found: Classes = self.classes[order[np.searchsorted(self.names, ids, sorter=order)]]
+        return found
+
+
+def numbered(strips: Strips, found: Survey) -> Iterator[Strip]:
+    """The strips once more, with the names that the survey has found."""
     known, inner = 0, len(found.last)
     for number, row, labels, valid in strips:
         edge = edge_of(labels.ids, number, strips.count)
@@ -197,7 +219,7 @@ def numbered(strips: Strips, found: Survey) -> Iterator[tuple[int, int, Ints, La
         names[edge] = found.region[known : known + len(edge)]
         names[~valid] = -1
         known, inner = known + len(edge), inner + len(valid)
-        yield number, row, names[labels.ids], labels
+        yield Strip(number, row, names[labels.ids], names, labels.classes)
 
 
 def edge_of(ids: Numbers, number: int, count: int) -> NDArray[Any]:

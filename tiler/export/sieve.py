@@ -2,25 +2,26 @@
 
 The rule, for the raster as a whole: the smallest area below the limit takes the class with which it shares the longest
 border (in pixel sides; the lower number where two are equal) and so becomes part of that neighbour; then the next
-smallest; until none is left that has a neighbour. Of two areas of one size the one with the upper left first pixel comes
-first. What lies alone in 'no data' has no neighbour, and stays.
+smallest; until none is left that has a neighbour. Of two areas of one size the one whose first pixel (row by row) comes
+earlier is first. What lies alone in 'no data' has no neighbour, and stays.
 
-An area that is smaller than all of its small neighbours may take its turn at any time: nothing that the rule does before
-can reach it, and it reaches nobody whose turn is earlier. So windows may be worked off in any order and give what one
-pass over the whole raster gives; only areas that a window cuts, and those that wait for one, are left to other windows.
-GDAL's sieve (gdal_sieve.py) leaves small areas among small areas as they are, and keeps the whole raster's areas in
-memory.
+An area that is smaller than all of its small neighbours may take its turn at any time: nothing that the rule does
+before can reach it, and it reaches nobody whose turn is earlier. So windows may be worked off in any order and give
+what one pass over the whole raster gives; areas that a window cuts, and those that wait for one, are left to other
+windows. GDAL's sieve (gdal_sieve.py) leaves small areas among small areas as they are, and keeps the whole raster's
+areas in memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiler.export.regions import Ints, joined, label, sides, valid_of
-from tiler.values import Classes, Mask
+from tiler.export.regions import Ints, Strips, Survey, joined, label, sides, survey, valid_of
+from tiler.values import Classes, Mask, Rect
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,3 +152,64 @@ def _paired(left: NDArray[np.integer], right: NDArray[np.integer], length: Ints,
     key, where = np.unique(np.minimum(left, right) * count + np.maximum(left, right), return_inverse=True)
     total = np.bincount(where, length, minlength=len(key)).astype(np.int64)
     return key // count, key % count, total
+
+
+def merged_all(
+    read: Callable[[Rect], Classes],
+    write: Callable[[Rect, Classes], None],
+    strips: Strips,
+    least: int,
+    side: int,
+    step: Callable[[int, int], None],
+) -> Survey:
+    """Apply the rule to a raster of any size, in place, by windows of `side` x `side` pixels.
+
+    Each round goes over the raster four times, with windows moved by half their side, so that what a window cuts lies
+    inside of another. Where an area that is small by weight is still longer than half a window, the next round has
+    windows of twice the side.
+
+    Args:
+        read, write: pixels of a rectangle, uint8 [rows, cols].
+        strips: the same raster by strips, for the survey that ends each round.
+        least: areas that weigh less are small.
+        side: of a window, in pixels.
+        step: called with (windows done, windows known to come).
+
+    Returns:
+        The survey of the result, in which no area is small that has a neighbour.
+    """
+    height, width = strips.height, strips.width
+    done, to_come = 0, 0
+    while True:
+        half = side // 2
+        moved = [(down, right) for down in (0, half) for right in (0, half)]
+        rects = [rect for down, right in moved for rect in _windows(height, width, side, down, right)]
+        if side >= max(height, width):
+            rects = rects[:1]  # it shows everything
+        to_come += len(rects)
+        for rect in rects:
+            bottom, right = rect.row_off + rect.height, rect.col_off + rect.width
+            found = merged(
+                read(rect),
+                strips.weights[rect.row_off : bottom],
+                least,
+                nodata=strips.nodata,
+                cut=(rect.row_off > 0, rect.col_off > 0, bottom < height, right < width),
+                origin=(rect.row_off, rect.col_off, width),
+            )
+            if found is not None:
+                write(rect, found)
+            done += 1
+            step(done, to_come)
+        result = survey(strips, most=height * width, least=least)
+        if not result.small:
+            return result
+        side *= 2
+
+
+def _windows(height: int, width: int, side: int, down: int, right: int) -> Iterator[Rect]:
+    """Windows that cover a raster once, moved up by `down` and left by `right`."""
+    for row in range(-down, height, side):
+        for col in range(-right, width, side):
+            top, left = max(0, row), max(0, col)
+            yield Rect(top, left, min(row + side, height) - top, min(col + side, width) - left)
