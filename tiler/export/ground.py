@@ -74,7 +74,7 @@ class Ground:
 
 def ground_of(crs: CRS, transform: Affine, height: int, width: int) -> Ground:
     """The measures of an upright raster of `height` x `width` pixels."""
-    x, y = transform * (width / 2, height / 2)
+    x, y = transform.c + transform.a * width / 2, transform.f + transform.e * height / 2
     along_x, along_y = ground_metres_per_unit(crs, x, y)
     metres = abs(transform.a) * along_x, abs(transform.e) * along_y
     if not crs.is_geographic and along_x == along_y == float(crs.linear_units_factor[1]):

@@ -155,7 +155,12 @@ def simplified(batches: Iterator[Batch], tolerance: float, metres: tuple[float, 
     numbers = np.concatenate([numbers for _, numbers in kept])
     scale = np.array(metres)
     kept.clear()
-    shapes = shapely.coverage_simplify(shapely.transform(shapes, lambda points: points * scale), tolerance)
+    # Where corners are equal in area, their order decides: one that does not depend on strips. A normal ring begins at
+    # its lowest leftmost point, which is that of no other polygon.
+    shapes = shapely.normalize(shapely.transform(shapes, lambda points: points * scale))
+    begins = shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(shapes), 0))
+    order = np.lexsort(begins.T)
+    shapes, numbers = shapely.orient_polygons(shapely.coverage_simplify(shapes[order], tolerance)), numbers[order]
     # Corners of pixels are integers: rounding undoes the scaling exactly, so neighbours still have the same vertices.
     return steps, shapely.transform(shapes, lambda points: np.rint(points / scale)), numbers
 
