@@ -21,7 +21,7 @@ STOREYS = (
     {"engine"},
     {"metrics", "predict"},
     {"shadow"},
-    {"check", "fitting", "info", "reader"},
+    {"check", "export", "fitting", "info", "reader"},
     {"documents", "routes"},
     {"cards", "params", "tiles"},
     {"extension", "showcase"},
@@ -51,7 +51,8 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
+    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/export/aoi tiler/export/area "
+    "tiler/export/features tiler/export/ground tiler/export/vector tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
@@ -66,6 +67,10 @@ HOMES = {
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
     "obstore": "model_registry/remote_files",
+    "pyogrio": "tiler/export/features",
+    "pystac": "tiler/export/scenes",
+    "scipy": "tiler/export/regions",
+    "shapely": "tiler/export/features tiler/export/ground tiler/export/trace tiler/export/vector",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
