@@ -46,14 +46,14 @@ HOMES = {
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/ensemble "
-    "tiler/cli/export "
-    "tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/serving",
+    "tiler/cli/export tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/reporting tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/export/cog "
-    "tiler/export/frame tiler/export/parts tiler/grid tiler/paint "
+    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/export/aoi "
+    "tiler/export/area tiler/export/cog tiler/export/features tiler/export/frame tiler/export/ground "
+    "tiler/export/parts tiler/export/vector tiler/grid tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
@@ -70,6 +70,10 @@ HOMES = {
     "obstore": "model_registry/remote_files",
     "dask": "tiler/export/cluster",
     "filelock": "tiler/export/parts",
+    "pyogrio": "tiler/export/features",
+    "pystac": "tiler/export/scenes",
+    "scipy": "tiler/export/regions",
+    "shapely": "tiler/export/features tiler/export/ground tiler/export/trace tiler/export/vector",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
