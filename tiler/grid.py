@@ -141,6 +141,23 @@ def footprint(view: View, grid: Grid, *, max_samples: int = 8, max_total: int = 
     return Footprint(rows=row_grid, cols=col_grid, samples=samples)
 
 
+def centres(view: View, grid: Grid) -> Footprint:
+    """`footprint` of one sample per pixel, its centre; exact by borders of grid pixels, so the nearest is right."""
+    where = footprint(view, grid, max_samples=1)
+    if view.crs == grid.crs:
+        return where
+    rows, cols = where.rows, where.cols
+    reach = 2 * MAX_INTERPOLATION_ERROR
+    doubtful = (np.abs(rows - np.round(rows)) < reach) | (np.abs(cols - np.round(cols)) < reach)
+    doubtful &= (rows > -1) & (rows < grid.height + 1) & (cols > -1) & (cols < grid.width + 1)
+    down, across = np.nonzero(doubtful)
+    if len(down):
+        to_map = view.transform
+        xs, ys = to_map.c + to_map.a * (across + 0.5), to_map.f + to_map.e * (down + 0.5)
+        cols[doubtful], rows[doubtful] = _to_grid(view.crs, grid, xs.tolist(), ys.tolist())
+    return where
+
+
 def pixels_per_view_pixel(view: View, grid: Grid) -> float:
     """Grid pixels along one side of a view's pixel, measured at the view's centre (the larger axis); inf if unknown."""
     left, bottom, right, top = view.bounds
