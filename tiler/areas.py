@@ -56,13 +56,11 @@ def area_of(body: Any, bbox: str | None, crs: CRS | None) -> Area | None:
     if body is None:
         return None
     shapes = tuple(_shapes(body))
-    for shape in shapes:
-        if not (_is_polygon(shape) and np.abs(shape_bounds(shape)).max() < MAX_COORDINATE):
-            raise _no_area()
-    if not shapes:
+    points = [point for shape in shapes for point in _points(shape)]
+    if len(points) > MAX_POINTS:
+        raise RequestError(f"the polygons have {len(points)} points, the limit is {MAX_POINTS}", "Simplify them")
+    if not points or not all(map(_is_position, points)) or not all(map(is_valid_geom, shapes)):
         raise _no_area()
-    if (points := sum(_count(shape["coordinates"]) for shape in shapes)) > MAX_POINTS:
-        raise RequestError(f"the polygons have {points} points, the limit is {MAX_POINTS}", "Simplify them")
     return Area(shapes, crs or WGS84)
 
 
@@ -185,19 +183,25 @@ def _shapes(body: Any) -> Iterator[dict[str, Any]]:
         yield geometry
 
 
-def _is_polygon(shape: dict[str, Any]) -> bool:
-    if shape.get("type") not in _POLYGONS:
-        return False
-    try:
-        return bool(is_valid_geom(shape)) and bool(np.isfinite(shape_bounds(shape)).all())
-    except (ValueError, TypeError, LookupError):
-        return False
+def _points(shape: dict[str, Any]) -> Iterator[Any]:
+    """Every position of a polygon, or of several; RequestError if its coordinates are not nested as those are."""
+    kind, coordinates = shape.get("type"), shape.get("coordinates")
+    if kind not in _POLYGONS or not isinstance(coordinates, list):
+        raise _no_area()
+    for rings in coordinates if kind == "MultiPolygon" else [coordinates]:
+        if not isinstance(rings, list) or not rings or not all(isinstance(ring, list) for ring in rings):
+            raise _no_area()
+        for ring in rings:
+            yield from ring
 
 
-def _count(coordinates: Any) -> int:
-    if not coordinates or not isinstance(coordinates[0], (list, tuple)):
-        return 1
-    return sum(_count(part) for part in coordinates)
+def _is_position(point: Any) -> bool:
+    # Looked at here: GDAL's own reader is handed nothing but numbers.
+    return (
+        isinstance(point, list)
+        and len(point) >= 2
+        and all(type(value) in (int, float) and abs(value) < MAX_COORDINATE for value in point)
+    )
 
 
 def _box(text: str) -> dict[str, Any]:

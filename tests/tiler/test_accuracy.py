@@ -53,7 +53,8 @@ class Drawn:
         if self.crs != "EPSG:3857":
             xs, ys = Transformer.from_crs(self.crs, "EPSG:3857", always_xy=True).transform(xs, ys)
         across, down = ~PLACE * (xs, ys)
-        across, down = np.floor(across).astype(int), np.floor(down).astype(int)
+        # On a border: the pixel to the right, or below.
+        across, down = np.floor(across + 1e-6).astype(int), np.floor(down + 1e-6).astype(int)
         inside = (across >= 0) & (across < WIDTH) & (down >= 0) & (down < HEIGHT)
         return np.where(inside, expected[np.where(inside, down, 0), np.where(inside, across, 0)], -1)
 
@@ -81,6 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> World:
 def drawn(place: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
     folder = tmp_path_factory.mktemp("labels")
     west, north = Transformer.from_crs(3857, 4326, always_xy=True).transform(1000.0, 5000.0)
+    left, top = _offset("EPSG:32631", 1000.0, 5000.0)
     step = RES * 360 / (2 * math.pi * 6378137)
     return {
         "same": draw(folder, "same", place.expected, "EPSG:3857", PLACE, (HEIGHT, WIDTH)),
@@ -91,8 +93,10 @@ def drawn(place: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, D
         ),
         "coarser": draw(
             folder, "coarser", place.expected, "EPSG:3857",
-            PLACE * Affine.translation(-12.3, 7.1) * Affine.scale(4.2), (90, 60),
+            PLACE * Affine.translation(-12.3, 7.1) * Affine.scale(4.23), (90, 60),
         ),
+        # Every centre is a corner of four grid pixels.
+        "double": draw(folder, "double", place.expected, "EPSG:3857", PLACE * Affine.scale(2), (150, 165)),
         # Another CRS, rows from the south.
         "degrees": draw(
             folder, "degrees", place.expected, "EPSG:4326",
@@ -100,7 +104,7 @@ def drawn(place: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, D
         ),
         "utm": draw(
             folder, "utm", place.expected, "EPSG:32631",
-            Affine(0.7, 0, *_offset("EPSG:32631", 1000.0, 5000.0)[:1], 0, -0.7, _offset("EPSG:32631", 1000.0, 5000.0)[1]),
+            Affine(0.7, 0, left, 0, -0.7, top),
             (250, 280),
         ),
     }  # fmt: skip
@@ -166,14 +170,14 @@ def check(found: dict[str, Any], truth: Any, predicted: Any) -> None:
     assert [entry["predicted"] for entry in found["classes"]] == np.bincount(predicted, minlength=5).tolist()
 
 
-@pytest.mark.parametrize("name", ["same", "finer", "coarser", "degrees", "utm"])
+@pytest.mark.parametrize("name", ["same", "finer", "coarser", "double", "degrees", "utm"])
 def test_numbers_are_scikit_learns(client: TestClient, place: World, drawn: dict[str, Drawn], name: str) -> None:
     answer = client.post(f"/{name}/cover/accuracy")
     assert answer.status_code == 200, answer.text
     found, item = answer.json(), drawn[name]
     truth, predicted = expected_of(item, place)
     check(found, truth, predicted)
-    assert 0.7 < found["overall_accuracy"] < 0.9
+    assert 0.5 < found["overall_accuracy"] < 0.6
     assert [entry["name"] for entry in found["classes"]] == CLASSES
     assert [entry["labels"] for entry in found["classes"]] == [[10], [20], [30], [40], []]
     assert answer.headers["cache-control"] == "no-store" and answer.headers["x-revision"] in found["model"]
@@ -241,7 +245,8 @@ def test_a_polygon_counts_the_pixels_whose_centre_is_inside(
 def test_a_bbox_is_a_polygon_too(client: TestClient, place: World, drawn: dict[str, Drawn]) -> None:
     item = drawn["same"]
     (west, north), (east, south) = item.transform * (40.4, 30.4), item.transform * (200.6, 170.6)
-    truth, predicted = expected_of(item, place, centre_in((HEIGHT, WIDTH), [(40.4, 30.4), (200.6, 30.4), (200.6, 170.6), (40.4, 170.6)]))  # fmt: skip
+    corners = [(40.4, 30.4), (200.6, 30.4), (200.6, 170.6), (40.4, 170.6)]
+    truth, predicted = expected_of(item, place, centre_in((HEIGHT, WIDTH), corners))
     answer = client.post(
         f"/same/cover/accuracy?bbox={west},{south},{east},{north}&coord_crs=http://www.opengis.net/def/crs/EPSG/0/3857"
     )
@@ -270,7 +275,7 @@ def test_only_cells_under_labels_that_count_are_inferred(place: World, tmp_path:
 def test_blocks_give_what_one_block_gives(
     client: TestClient, drawn: dict[str, Drawn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("same", "coarser", "degrees"):
+    for name in ("same", "double", "coarser", "degrees"):
         whole = client.post(f"/{name}/cover/accuracy").json()
         with monkeypatch.context() as patch:
             patch.setattr("tiler.survey.BLOCK", 37)
@@ -380,6 +385,10 @@ def test_labels_that_cannot_be_used_are_refused_with_a_reason(
         ("", {"type": "FeatureCollection", "features": 5}, 400, "no polygon"),
         ("", {"type": "Polygon", "coordinates": [[["a", 0], [1, 0], [1, 1], ["a", 0]]]}, 400, "no polygon"),
         ("", {"type": "Polygon", "coordinates": []}, 400, "no polygon"),
+        ("", {"type": "Polygon", "coordinates": [[]]}, 400, "no polygon"),
+        ("", {"type": "Polygon", "coordinates": [[[0, 0], [1, 0]]]}, 400, "no polygon"),
+        ("", {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1e13], [0, 0]]]}, 400, "no polygon"),
+        ("", {"type": "MultiPolygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}, 400, "no polygon"),
         ("output=probability", None, 400, "output="),
         ("class=a", None, 400, "class="),
     ],
@@ -427,9 +436,8 @@ def test_areas_are_those_of_the_whole_scene_pass(client: TestClient, place: Worl
     # TiTiler's own count of the same prediction, pixel by pixel.
     corners = [(20.3, 30.2), (300.7, 55.1), (90.2, 270.9)]
     inside = centre_in((HEIGHT, WIDTH), corners)
-    body = {
-        "type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [triangle(PLACE, *corners)]},
-    }  # fmt: skip
+    geometry = {"type": "Polygon", "coordinates": [triangle(PLACE, *corners)]}
+    body = {"type": "Feature", "properties": {}, "geometry": geometry}
     part = client.post("/bare/cover/areas", json=body).json()
     assert [entry["pixels"] for entry in part["classes"]] == np.bincount(place.expected[inside], minlength=5).tolist()
     feature = client.post("/bare/cover/statistics?categorical=true", json=body).json()
@@ -485,9 +493,10 @@ def test_hanging_up_ends_the_work(place: World, drawn: dict[str, Drawn], path: s
     engine, gate = made.engine, made.runner.gate
     try:
         with serving(made.app) as port:
+            before = gate.entered
             gate.hold()
             first = call(port, made.paths[0])
-            gate.wait_for(1)
+            gate.wait_for(before + 1)
             waiting, pending = engine.queued, engine.pending
             lost = call(port, address, "POST", body)
             until(lambda: engine.queued > waiting, "the survey's cells")
