@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from titiler.core.factory import TilerFactory
 
 from tests.tiler.controlled import CLASSES, World, at_rest, until, world
-from tests.tiler.helpers import RES, write_scene
+from tests.tiler.helpers import RES, tiles_over, write_scene
 from tests.tiler.servers import answer_of, call, foreign, serving, standalone
 from tiler.app import create_app
 from tiler.extension import inferenceExtension
@@ -317,13 +317,17 @@ def test_one_label_for_several_classes(place: World, drawn: dict[str, Drawn], tm
     item = drawn["same"]
     binary = np.where(item.values == 255, 255, (item.values == 10).astype(np.uint8)).astype(np.uint8)
     labels = write_scene(tmp_path / "binary.tif", binary[None], nodata=255)
-    for classes, name in (({1: "a", 0: "*"}, "other"), ({1: "a", 0: ["b", "c", 3, "e"]}, "b + c + d + e")):
-        scene = {"path": str(place.scene), "labels": {"path": str(labels), "classes": classes}}
-        with TestClient(create_app(Settings(scenes={"f": scene}, models={"cover": str(place.folder)}))) as client:
-            found = client.post("/f/cover/accuracy").json()
+    judged = {"other": {1: "a", 0: "*"}, "b + c + d + e": {1: "a", 0: ["b", "c", 3, "e"]}}
+    scenes = {
+        f"f{number}": {"path": str(place.scene), "labels": {"path": str(labels), "classes": classes}}
+        for number, classes in enumerate(judged.values())
+    }
+    with TestClient(create_app(Settings(scenes=scenes, models={"cover": str(place.folder)}))) as client:
+        for scene, name in zip(scenes, judged, strict=True):
+            found = client.post(f"/{scene}/cover/accuracy").json()
             assert [(entry["name"], entry["labels"]) for entry in found["classes"]] == [("a", [1]), (name, [0])]
-            judged = binary != 255
-            truth, predicted = binary[judged] == 1, place.expected[judged] == 0
+            known = binary != 255
+            truth, predicted = binary[known] == 1, place.expected[known] == 0
             assert (
                 found["confusion_matrix"] == metrics.confusion_matrix(truth, predicted, labels=[True, False]).tolist()
             )
@@ -331,44 +335,46 @@ def test_one_label_for_several_classes(place: World, drawn: dict[str, Drawn], tm
             assert same(found["kappa"], metrics.cohen_kappa_score(truth, predicted))
 
 
-@pytest.mark.parametrize(
-    ("raster", "settings", "status", "reason"),
-    [
-        ({"values": np.ones((2, 9, 9), np.uint8)}, {}, 422, "2 bands"),
-        ({"values": np.ones((1, 9, 9), np.float32)}, {}, 422, "float32"),
-        ({"values": np.ones((1, 9, 9), np.uint8), "crs": None}, {}, 422, "no coordinate reference system"),
-        (
-            {"values": np.ones((1, 9, 9), np.uint8), "transform": Affine(1, 0, 9e5, 0, -1, 9e5)},
-            {},
-            422,
-            "do not overlap",
-        ),
-        ({"values": np.ones((1, 9, 9), np.uint8)}, {"classes": {1: "wather"}}, 422, "'wather' is not a class"),
-        ({"values": np.ones((1, 9, 9), np.uint8)}, {"classes": {1: ["a", "b"], 2: "b"}}, 422, "shares the class 'b'"),
-        (None, {}, 422, "'missing.tif' cannot be opened"),
-    ],
-)
-def test_labels_that_cannot_be_used_are_refused_with_a_reason(
-    place: World, tmp_path: Path, raster: Any, settings: Any, status: int, reason: str
-) -> None:
+NINE = (1, 9, 9)
+UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
+    ({"pixels": np.ones((2, 9, 9), np.uint8)}, {}, "2 bands"),
+    ({"pixels": np.ones(NINE, np.float32)}, {}, "float32"),
+    ({"pixels": np.ones(NINE, np.uint8), "crs": None}, {}, "no coordinate reference system"),
+    ({"pixels": np.ones(NINE, np.uint8), "transform": Affine(1, 0, 9e5, 0, -1, 9e5)}, {}, "do not overlap"),
+    ({"pixels": np.ones(NINE, np.uint8), "transform": Affine(1, 0.2, 1e3, 0, -1, 5e3)}, {}, "rotated"),
+    ({"pixels": np.ones(NINE, np.uint8)}, {"classes": {1: "wather"}}, "'wather' is not a class"),
+    ({"pixels": np.ones(NINE, np.uint8)}, {"classes": {1: ["a", "b"], 2: "b"}}, "shares the class 'b'"),
+    ({"pixels": np.ones(NINE, np.uint8)}, {"classes": {1: ["a", "b", "c", "d", "e"], 2: "*"}}, "stands for nothing"),
+    (None, {}, "cannot be opened"),
+]
+
+
+def test_labels_that_cannot_be_used_are_refused_with_a_reason(place: World, tmp_path: Path) -> None:
     """At their first use, and /api/pairs says so before; the server starts, and the pair's tiles are served."""
-    path = tmp_path / "missing.tif"
-    if raster is not None:
-        write_scene(path, raster.pop("values"), **raster)
-    scene = {"path": str(place.scene), "labels": {"path": str(path), **settings}}
-    with TestClient(create_app(Settings(scenes={"f": scene}, models={"cover": str(place.folder)}))) as client:
-        (pair,) = client.get("/api/pairs").json()
-        assert pair["labels"] is False and reason in pair["labels_problem"]
-        asked = [
-            client.post("/f/cover/accuracy"),
-            client.get("/f/labels/18/131075/131049.png"),
-            client.get("/f/cover/errors/18/131075/131049.png"),
-        ]
-        for answer in asked:
-            assert answer.status_code == status, answer.text
-            assert reason in answer.json()["detail"]
-            assert str(tmp_path) not in answer.text and answer.headers["cache-control"] == "no-store"
-        assert client.get("/f/cover/18/131075/131049.png").status_code == 200
+    scenes = {}
+    for number, (raster, settings, _) in enumerate(UNUSABLE):
+        path = tmp_path / f"labels{number}.tif"
+        if raster is not None:
+            write_scene(path, raster["pixels"], **{key: value for key, value in raster.items() if key != "pixels"})
+        scenes[f"scene{number}"] = {"path": str(place.scene), "labels": {"path": str(path), **settings}}
+    with TestClient(create_app(Settings(scenes=scenes, models={"cover": str(place.folder)}))) as client:
+        pairs = {pair["scene"]: pair for pair in client.get("/api/pairs").json()}
+        assert len(pairs) == len(UNUSABLE)
+        tile = next(iter(tiles_over(place.scene)))
+        end = f"{tile.z}/{tile.x}/{tile.y}.png"
+        for number, (_, _, reason) in enumerate(UNUSABLE):
+            scene = f"scene{number}"
+            assert pairs[scene]["labels"] is False and reason in pairs[scene]["labels_problem"]
+            for answer in (
+                client.post(f"/{scene}/cover/accuracy"),
+                client.get(f"/{scene}/labels/{end}"),
+                client.get(f"/{scene}/labels/legend.json"),
+                client.get(f"/{scene}/cover/errors/{end}"),
+            ):
+                assert answer.status_code == 422, answer.text
+                assert reason in answer.json()["detail"]
+                assert str(tmp_path) not in answer.text and answer.headers["cache-control"] == "no-store"
+        assert client.get(f"/scene0/cover/{end}").status_code == 200
 
 
 @pytest.mark.parametrize(
