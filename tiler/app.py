@@ -13,6 +13,7 @@
 import functools
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class State:
     service: Service
     default_pair: tuple[str, str] | None = None
     imagery: dict[str, Imagery] = field(default_factory=dict)
-    labels: dict[str, Labels] = field(default_factory=dict)
+    labels: dict[str, tuple[float, Labels]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the one reader class of all named pairs."""
@@ -123,13 +124,13 @@ class State:
             UnknownNameError: it has none.
             SceneError: they cannot be used.
         """
-        imagery = imagery or open_scene(self.scene(name))
-        chosen = self.settings.scenes[name].labels
+        scene, chosen = self.scene(name), self.settings.scenes[name].labels
         if chosen is None:
             raise UnknownNameError(f"scene {name!r} has no labels", "Register them as scenes.NAME.labels")
-        kept = self.labels.get(name)
-        if kept is None or not kept.scene.is_current:
-            kept = self.labels[name] = labels_over(open_scene(chosen.path), chosen.ref(), imagery)
+        until, kept = self.labels.get(name, (0.0, None))
+        if kept is None or time.monotonic() > until or not kept.scene.is_current:
+            kept = labels_over(open_scene(chosen.path), chosen.ref(), imagery or open_scene(scene))
+            self.labels[name] = time.monotonic() + self.settings.layer_ttl, kept
         return kept
 
     def labels_and_model(self, scene: str, model: str | None) -> tuple[Labels, Model]:
