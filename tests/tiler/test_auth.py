@@ -153,14 +153,18 @@ def test_the_hosts_path_dependency_decides_what_is_opened(
     def allowed(url: Annotated[str, Query()]) -> str:
         if not url.startswith("field"):
             raise HTTPException(403, "not on the list")
-        return str(scene)
+        return str(scene.with_name("labels.tif") if url == "field-labels" else scene)
 
     client = serve(TilerFactory(path_dependency=allowed, extensions=[extension()]))
     for method, path, body in questions(scene):
         if path not in ("inference", "inference/net/legend.json"):
-            answer = client.request(method, f"/cog/{path}", params={"url": str(scene)}, json=body)
+            good = {"url": "field", "labels_url": "field-labels"}
+            answer = client.request(method, f"/cog/{path}", params={**good, "url": str(scene)}, json=body)
             assert answer.status_code == 403, path
-            assert client.request(method, f"/cog/{path}", params={"url": "field"}, json=body).status_code == 200
+            assert client.request(method, f"/cog/{path}", params=good, json=body).status_code == 200
+            if path.endswith("/accuracy"):
+                labels = {**good, "labels_url": str(scene.with_name("labels.tif"))}
+                assert client.request(method, f"/cog/{path}", params=labels, json=body).status_code == 403
 
 
 def test_the_hosts_gdal_options_reach_the_pixels(
