@@ -12,16 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"confusion", "values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
+    {"confusion", "values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
+    {"allowed", "answers", "blend", "combine", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
     {"areas", "layer", "mosaic", "sheet", "turnover"},
     {"assemble", "catalog", "labels", "outputs", "paint", "ready", "warming"},
-    {"device", "legend", "seams"},
+    {"device", "ensemble", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"shadow", "survey"},
-    {"check", "fitting", "info", "reader"},
+    {"check", "export", "fitting", "info", "reader"},
     {"documents", "marks", "routes"},
     {"cards", "naming", "params", "tiles"},
     {"truth"},
@@ -48,15 +48,16 @@ HOMES = {
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
-    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
-    "tiler/cli/models tiler/cli/reload tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/ensemble "
+    "tiler/cli/export "
+    "tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/areas tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid "
-    "tiler/labels tiler/paint tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/truth "
-    "tiler/values tiler/zoom",
+    "rasterio": "tiler/allowed tiler/areas tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/export/cog "
+    "tiler/export/frame tiler/export/parts tiler/grid tiler/labels tiler/paint "
+    "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/truth tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
@@ -70,23 +71,15 @@ HOMES = {
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
     "obstore": "model_registry/remote_files",
+    "dask": "tiler/export/cluster",
+    "filelock": "tiler/export/parts",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
 PLAIN = (
-    "answers",
-    "assemble",
-    "blend",
-    "confusion",
-    "flight",
-    "mosaic",
-    "pace",
-    "pool",
-    "roster",
-    "waiting",
-    "watch",
-    "windows",
-)
+    "answers", "assemble", "blend", "combine", "confusion", "ensemble", "flight", "mosaic", "pace", "pool", "roster",
+    "taps", "waiting", "watch", "windows",
+)  # fmt: skip
 
 
 def imported(file: Path) -> set[str]:
