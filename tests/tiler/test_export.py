@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.features import geometry_mask
 from rio_cogeo.cogeo import cog_validate
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
@@ -208,6 +209,92 @@ def test_another_resolution_and_crs_show_what_the_map_shows(model: Path, scene: 
     assert (there == warped[rows[choice], cols[choice]])[~near_edge].all() and (~near_edge).sum() > 400
 
 
+# Which part, which scenes, polygons
+
+
+def test_a_polygon_cuts_the_result(models: dict[str, Path], scene: Path, tmp_path: Path) -> None:
+    (whole,) = exported(scene, models["unet"], tmp_path / "whole.tif")
+    with rasterio.open(scene) as dataset:
+        place = dataset.transform
+        ring = [place * corner for corner in [(101.2, 77.7), (930.4, 150.1), (500.3, 540.6), (101.2, 77.7)]]
+        shape = {"type": "Polygon", "coordinates": [ring]}
+        inside = geometry_mask([shape], dataset.shape, place, invert=True)
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::3857"}}
+    area = tmp_path / "field.geojson"
+    area.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": shape, "crs": crs}))
+    out = tmp_path / "out.tif"
+    (found,) = exported(scene, models["unet"], out, "--aoi", area, "--block", 256, "--max-window-pixels", 65536)
+    with rasterio.open(out) as dataset:
+        col, row = ~place * (dataset.transform.c, dataset.transform.f)
+        tags = dataset.tags()
+    top, left = round(row), round(col)
+    assert json.loads(tags["TITILER_INFERENCE_REGION"]) == [top, left, *found.shape]
+    assert json.loads(tags["TITILER_INFERENCE_AREA"])["type"] == "MultiPolygon"
+    full = np.full(whole.shape, 255, np.uint8)
+    full[top : top + found.shape[0], left : left + found.shape[1]] = found
+    assert (full == np.where(inside, whole, 255)).all() and 0.2 < inside.mean() < 0.6
+
+
+def test_a_box_is_a_part_of_the_whole(models: dict[str, Path], scene: Path, tmp_path: Path) -> None:
+    (whole,) = exported(scene, models["unet"], tmp_path / "whole.tif")
+    with rasterio.open(scene) as dataset:
+        left, top = dataset.transform * (103, 51)
+        right, bottom = dataset.transform * (808, 449)
+    box = ",".join(map(repr, (left, bottom, right, top)))
+    (found,) = exported(scene, models["unet"], tmp_path / "out.tif", "--bbox", box, "--bbox-crs", "EPSG:3857")
+    assert (found == whole[51:449, 103:808]).all()
+    done = tiler(scene, "-m", models["unet"], "-o", tmp_path / "no.tif", "--bbox", "100,50,101,51")
+    assert done.exit_code == 2 and "no pixel of the scene" in done.stderr
+
+
+def test_several_scenes_become_several_files_or_one(models: dict[str, Path], tmp_path: Path) -> None:
+    """Neighbours in one grid, with an overlap where the first wins."""
+    pixels = landscape(300, 800, seed=5)
+    place = Affine(RES, 0, 4000.0, 0, -RES, 9000.0)
+    whole = write_scene(tmp_path / "whole.tif", pixels, transform=place)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    write_scene(parts / "east.tif", pixels[:, :, 350:], transform=Affine(RES, 0, 4000.0 + 350 * RES, 0, -RES, 9000.0))
+    write_scene(parts / "west.tif", pixels[:, :, :450], transform=place)
+    (expected,) = exported(whole, models["shallow"], tmp_path / "expected.tif")
+    out = tmp_path / "out"
+    out.mkdir()
+    done = tiler(parts / "*.tif", "-m", models["shallow"], "-o", out, "--runtime", "onnxruntime")
+    assert done.exit_code == 0, done.output
+    east, west = read(out / "east.tif")[0], read(out / "west.tif")[0]
+    # Near the scenes' inner borders the network sees other context.
+    assert (east[:, 8:] == expected[:, 358:]).all() and (west[:, :442] == expected[:, :442]).all()
+    (mosaic,) = exported(parts / "*.tif", models["shallow"], tmp_path / "mosaic.tif", "--mosaic")
+    assert mosaic.shape == expected.shape
+    assert (mosaic[:, 350:] == east).all() and (mosaic[:, :350] == west[:, :350]).all()
+    refused = tiler(parts / "*.tif", "-m", models["shallow"], "-o", tmp_path / "one.tif")
+    assert refused.exit_code == 2 and "2 scenes become 2 files" in refused.stderr and "--mosaic" in refused.stderr
+
+
+def test_one_scene_that_does_not_fit_does_not_keep_the_others(models: dict[str, Path], tmp_path: Path) -> None:
+    parts, out = tmp_path / "parts", tmp_path / "out"
+    parts.mkdir()
+    out.mkdir()
+    write_scene(parts / "a.tif", landscape(100, 100, bands=2))
+    write_scene(parts / "b.tif", landscape(100, 100))
+    done = tiler(parts / "*.tif", "-m", models["shallow"], "-o", out)
+    assert done.exit_code == 2 and "a.tif: " in done.stderr and "1 of 2 scenes failed" in done.stderr
+    assert [path.name for path in out.glob("*.tif")] == ["b.tif"]
+
+
+def test_classes_as_polygons(models: dict[str, Path], scene: Path, tmp_path: Path) -> None:
+    pyogrio = pytest.importorskip("pyogrio")
+    out = tmp_path / "out.gpkg"
+    (found,) = exported(scene, models["unet"], tmp_path / "out.tif", "--vector", out, "--min-area", 50)
+    meta, _, _, columns = pyogrio.raw.read(out)
+    told = dict(zip(meta["fields"], columns, strict=True))
+    assert set(told["name"]) <= set(CLASSES) and told["area_m2"].min() >= 49
+    # On the ground, where a Mercator pixel is almost as large as on the map: this is near the equator.
+    assert told["area_m2"].sum() == pytest.approx(found.size * RES**2, rel=0.01)
+    refused = tiler(scene, "-m", models["unet"], "-o", tmp_path / "again.tif", "--vector", out)
+    assert refused.exit_code == 2 and "already there" in refused.stderr and not (tmp_path / "again.tif").exists()
+
+
 # What the file is
 
 
@@ -345,7 +432,7 @@ def test_a_disk_that_is_too_small_is_told_of_beforehand(
 def test_a_dry_run_writes_nothing(model: Path, scene: Path, tmp_path: Path) -> None:
     done = tiler(scene, "-m", model, "-o", tmp_path / "out.tif", "--dry-run", "--json")
     told = json.loads(done.stdout)
-    assert told["pixels"] == HEIGHT * WIDTH and told["inferred_pixels"] > told["pixels"]
+    assert told["event"] == "begin" and told["pixels"] == HEIGHT * WIDTH and told["inferred_pixels"] > told["pixels"]
     assert told["blocks"] == 1 and told["seconds"] > 0 and told["memory_mb"] > 0 and told["disk_mb"] > 0
     assert not (tmp_path / "out.tif").exists() and not (tmp_path / "out.tif.parts").exists()
 

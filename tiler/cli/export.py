@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tiler.cli.common import bands_of, console, errors, numbers_of, told
+from tiler.cli.common import bands_of, errors, numbers_of, told
+from tiler.cli.reporting import Bar, Lines, Reporter
 
 if TYPE_CHECKING:
-    from tiler.export.drive import Progress as Where
-    from tiler.export.drive import Result
+    from tiler.export.local import Manner
     from tiler.export.order import Order
-    from tiler.export.session import Facts
+    from tiler.export.polygons import Outlines
+    from tiler.export.scenes import NamedScene
+    from tiler.values import Output
 
 # Megabytes of decoded tiles that GDAL keeps; its own default is a share of the machine's memory.
 GDAL_CACHE = "128"
@@ -42,19 +43,25 @@ def export(
     bidx: Annotated[str | None, typer.Option(help="Bands of the scene in the model's order, e.g. 3,2,1")] = None,
     nodata: Annotated[float | None, typer.Option(help="Overrides the scene's nodata value")] = None,
     bbox: Annotated[str | None, typer.Option(help="left,bottom,right,top")] = None,
-    bbox_crs: Annotated[str, typer.Option(help="CRS of --bbox")] = "EPSG:4326",
+    bbox_crs: Annotated[str | None, typer.Option(help="CRS of --bbox; default: longitude and latitude")] = None,
     aoi: Annotated[Path | None, typer.Option(help="GeoJSON file with polygons")] = None,
     gsd: Annotated[float | None, typer.Option(help="Metres per pixel of the result; default: the model's grid")] = None,
     dst_crs: Annotated[str | None, typer.Option(help="CRS of the result; default: the scene's own")] = None,
-    resampling: Annotated[str, typer.Option(help="nearest or bilinear, where the result is warped")] = "nearest",
+    resampling: Annotated[
+        Literal["nearest", "bilinear"], typer.Option(help="How the result is warped, where it is")
+    ] = "nearest",
     vector: Annotated[Path | None, typer.Option(help="Classes as polygons, too: .gpkg, .fgb or .geojson")] = None,
     min_area: Annotated[float | None, typer.Option(help="Square metres below which a polygon joins another")] = None,
     simplify: Annotated[float | None, typer.Option(help="Metres by which polygons' edges may move")] = None,
     device: Annotated[str, typer.Option(envvar="TILER_DEVICE", help="cpu, cuda, cuda:0,1")] = "cpu",
     threads: Annotated[int | None, typer.Option(envvar="TILER_THREADS", help="CPU threads of a forward pass")] = None,
-    runtime: Annotated[str, typer.Option(envvar="TILER_RUNTIME", help="auto, torch, onnxruntime, openvino")] = "auto",
+    runtime: Annotated[
+        Literal["auto", "onnxruntime", "openvino", "torch"],
+        typer.Option(envvar="TILER_RUNTIME", help="What runs the model"),
+    ] = "auto",
     precision: Annotated[
-        str | None, typer.Option(envvar="TILER_PRECISION", help="fp32, bf16, fp16 or auto; default: the model's own")
+        Literal["fp32", "bf16", "fp16", "auto"] | None,
+        typer.Option(envvar="TILER_PRECISION", help="Arithmetic of the model; default: its own"),
     ] = None,
     max_gsd_factor: Annotated[float | None, typer.Option(help="How much coarser or finer the scene may be")] = None,
     max_window_pixels: Annotated[
@@ -74,71 +81,138 @@ def export(
     """Predict whole scenes, with the same pixels as the live map. The same command again goes on where it stopped."""
     os.environ.setdefault("GDAL_CACHEMAX", GDAL_CACHE)
     with told():
-        order = _order(locals())
-        outs = [(order, out)]
-        for one, where in outs:
-            _export(one, where, locals())
+        from tiler.errors import InferenceError, RequestError
+        from tiler.export.aoi import read_aoi
+        from tiler.export.area import parse_bbox
+        from tiler.export.local import Manner
+        from tiler.export.order import Order, SceneOrder
+        from tiler.export.polygons import Outlines
+        from tiler.export.scenes import scenes_of
+        from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS
+
+        if bbox_crs is not None and bbox is None:
+            raise RequestError("--bbox-crs is given without --bbox", "Give --bbox, too, or leave it out")
+        bands = tuple(bands_of(bidx) or ()) or None
+        outputs = tuple(part.strip() for text in output or () for part in text.split(","))
+        outlines = None if vector is None else Outlines(vector, min_area, simplify, overwrite)
+        targets = _targets(scenes_of(scenes, asset=asset), out, mosaic, outlines)
+        how = _How(
+            Manner(overwrite, keep_parts, disk_check),
+            outlines,
+            scheduler,
+            _resources(resources),
+            Lines() if as_json else Bar(),
+            dry_run,
+            register,
+        )
+        failed = 0
+        for members, target in targets:
+            order = Order(
+                scenes=tuple(SceneOrder(_absolute(scene.source), bands, nodata) for scene in members),
+                model=model if registry else _absolute(model),
+                registry=registry,
+                gsds=tuple(numbers_of(gsds, "--gsds") or ()),
+                outputs=cast("tuple[Output, ...]", outputs),
+                bbox=None if bbox is None else parse_bbox(bbox),
+                bbox_crs=bbox_crs or "EPSG:4326",
+                aoi=None if aoi is None else read_aoi(aoi),
+                gsd=gsd,
+                crs=dst_crs,
+                resampling=resampling,
+                device=device,
+                threads=threads,
+                runtime=runtime,
+                precision=precision,
+                max_gsd_factor=max_gsd_factor or MAX_GSD_FACTOR,
+                max_window_pixels=max_window_pixels or MAX_WINDOW_PIXELS,
+                block=block,
+                attribution=attribution,
+            )
+            try:
+                _export(order, target, how)
+            except InferenceError as error:
+                if len(targets) == 1:
+                    raise
+                # One scene of many that does not fit must not keep the others from being done.
+                failed += 1
+                errors.print(f"[red]{target.name}:[/red] {error}", highlight=False, soft_wrap=True)
+        if failed:
+            raise InferenceError(f"{failed} of {len(targets)} scenes failed", "The others are done")
 
 
-def _export(order: Order, out: Path, given: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class _How:
+    """What all scenes of a command share."""
+
+    manner: Manner
+    outlines: Outlines | None
+    scheduler: str | None
+    resources: dict[str, float]
+    reporter: Reporter
+    dry_run: bool
+    register: bool
+
+
+def _targets(
+    scenes: Sequence[NamedScene], out: Path, mosaic: bool, outlines: Outlines | None
+) -> list[tuple[tuple[NamedScene, ...], Path]]:
+    """Which scenes go into which file; whatever cannot be is refused."""
+    from tiler.errors import RequestError
     from tiler.export.parts import check_output
 
-    check_output(out)
-    reporter = _Lines() if given["as_json"] else _Bar()
-    if given["dry_run"]:
-        reporter.dry(order)
-        return
-    from tiler.export import cluster, local
-    from tiler.export.session import Stopped
+    if len(scenes) == 1 or mosaic:
+        targets = [(tuple(scenes), out / f"{scenes[0].name}.tif" if out.is_dir() and not mosaic else out)]
+    elif outlines is not None:
+        raise RequestError("--vector names one file, but there are several scenes", "Add --mosaic, or do one at a time")
+    elif not out.is_dir():
+        raise RequestError(
+            f"{len(scenes)} scenes become {len(scenes)} files, but {out.name!r} is no folder",
+            "Give an existing folder with -o, or add --mosaic",
+        )
+    else:
+        targets = [((scene,), out / f"{scene.name}.tif") for scene in scenes]
+    for _, target in targets:
+        check_output(target)
+    if outlines is not None:
+        outlines.check()
+    return targets
 
-    manner = local.Manner(given["overwrite"], given["keep_parts"], given["disk_check"])
-    address, resources = given["scheduler"], _resources(given["resources"])
-    with _stopping() as stop, reporter:
+
+def _export(order: Order, out: Path, how: _How) -> None:
+    from tiler.export import cluster, local
+    from tiler.export.cog import path_of
+    from tiler.export.session import Facts, Session, Stopped
+
+    reporter = how.reporter
+    if how.dry_run:
+        session = Session.open(order)
         try:
-            if address:
-                result = cluster.export(
-                    order,
-                    out,
-                    manner,
-                    address,
-                    resources=resources,
-                    known=reporter.begin,
-                    tell=reporter.tell,
-                    stop=stop,
-                )
+            facts = session.facts()
+            reporter.plan(facts, session.seconds_per_pixel() * facts.pixels)
+        finally:
+            session.close()
+        return
+    told_of: list[Facts] = []
+
+    def known(facts: Facts) -> None:
+        told_of.append(facts)
+        reporter.plan(facts)
+
+    with _stopping() as stop, reporter:
+        given: dict[str, Any] = {"known": known, "tell": reporter.tell, "stop": stop}
+        try:
+            if how.scheduler:
+                result = cluster.export(order, out, how.manner, how.scheduler, resources=how.resources, **given)
             else:
-                result = local.export(order, out, manner, known=reporter.begin, tell=reporter.tell, stop=stop)
+                result = local.export(order, out, how.manner, **given)
         except Stopped:
             reporter.stopped()
             raise typer.Exit(STOPPED) from None
-    reporter.end(result)
-
-
-def _order(given: dict[str, Any]) -> Order:
-    from tiler.export.order import Order, SceneOrder
-
-    bands = bands_of(given["bidx"])
-    scenes = tuple(
-        SceneOrder(_absolute(source), tuple(bands) if bands else None, given["nodata"]) for source in given["scenes"]
-    )
-    named = {
-        "device": given["device"],
-        "threads": given["threads"],
-        "runtime": given["runtime"],
-        "precision": given["precision"],
-        "block": given["block"],
-        "attribution": given["attribution"],
-        "resampling": given["resampling"],
-        "outputs": tuple(part for text in given["output"] or () for part in text.split(",")),
-        "gsds": tuple(numbers_of(given["gsds"], "--gsds") or ()),
-        "gsd": given["gsd"],
-        "crs": given["dst_crs"],
-    }
-    for name in ("max_gsd_factor", "max_window_pixels"):
-        if given[name] is not None:
-            named[name] = given[name]
-    model = given["model"] if given["registry"] else _absolute(given["model"])
-    return Order(scenes=scenes, model=model, registry=given["registry"], **named)
+        first, polygons = told_of[0].products[0], None
+        if how.outlines is not None:
+            count = how.outlines.write(path_of(out, first, first), first, reporter.step)
+            polygons = how.outlines.out, count
+    reporter.end(result, polygons)
 
 
 def _absolute(source: str) -> str:
@@ -170,140 +244,3 @@ def _stopping() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Lines:
-    """Progress for programs: one JSON object a line."""
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def dry(self, order: Order) -> None:
-        """What an export would take."""
-        self._say(_estimate(order))
-
-    def begin(self, facts: Facts) -> None:
-        """What it is."""
-        self._say({"event": "begin", **_plan(facts)})
-
-    def tell(self, where: Where) -> None:
-        """How far it is."""
-        self._say(
-            {
-                "event": "progress",
-                "stage": where.stage,
-                "blocks": where.blocks,
-                "done": where.done,
-                "kept": where.kept,
-                "pixels": where.pixels,
-                "pixels_done": where.pixels_done,
-                "mpx_per_second": round(where.rate / 1e6, 3),
-                "km2_per_second": round(where.km2_per_second, 4),
-                "seconds_left": None if where.seconds_left is None else round(where.seconds_left, 1),
-                "cache_hits": where.cache_hits,
-            }
-        )
-
-    def stopped(self) -> None:
-        """It was stopped on purpose."""
-        self._say({"event": "stopped"})
-
-    def end(self, result: Result) -> None:
-        """What it has made."""
-        self._say(
-            {
-                "event": "finished",
-                "files": {name: str(path) for name, path in result.files.items()},
-                "counts": result.counts,
-                "made": result.made,
-                "kept": result.kept,
-                "already": result.already,
-            }
-        )
-
-    def _say(self, body: dict[str, Any]) -> None:
-        typer.echo(json.dumps(body))
-
-
-class _Bar:
-    """Progress for people."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} blocks"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=errors,
-            transient=True,
-        )
-        self._task = self._bar.add_task("Opening", total=1, rate="")
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def dry(self, order: Order) -> None:
-        """What an export would take."""
-        for key, value in _estimate(order).items():
-            console.print(f"{key.replace('_', ' ')}: {value}", highlight=False, markup=False, soft_wrap=True)
-
-    def begin(self, facts: Facts) -> None:
-        """What it is."""
-        for key, value in _plan(facts).items():
-            errors.print(f"{key.replace('_', ' ')}: {value}", highlight=False, markup=False, soft_wrap=True)
-
-    def tell(self, where: Where) -> None:
-        """How far it is."""
-        rate = f"{where.rate / 1e6:.2f} Mpx/s, {where.km2_per_second:.3g} km2/s" if where.rate else ""
-        if where.cache_hits:
-            rate += f", {where.cache_hits} cache hits"
-        if where.kept:
-            rate += f", {where.kept} kept"
-        words = {"checking": "Checking parts", "inferring": "Inferring", "writing": "Writing the COG"}
-        self._bar.update(
-            self._task, description=words[where.stage], total=where.blocks, completed=where.done, rate=rate
-        )
-
-    def stopped(self) -> None:
-        """It was stopped on purpose."""
-        errors.print("Stopped. What is done stays: the same command goes on.", highlight=False)
-
-    def end(self, result: Result) -> None:
-        """What it has made."""
-        for path in result.files.values():
-            note = "is there already" if result.already else f"{result.made} blocks made, {result.kept} kept"
-            console.print(f"{path}: {note}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _plan(facts: Facts) -> dict[str, Any]:
-    region, grid = facts.frame.region, facts.frame.grid
-    return {
-        "blocks": len(facts.blocks),
-        "size": f"{region.width} x {region.height} px of {grid.gsd:g} m",
-        "pixels": facts.pixels,
-        "inferred_pixels": facts.windows or None,
-        "runtime": f"{facts.runtime} {facts.precision}",
-        "memory_mb": round(facts.memory / 1e6),
-        "disk_mb": round((facts.scratch + facts.size) / 1e6),
-        "revision": ", ".join(facts.revisions),
-        "job": facts.job,
-    }
-
-
-def _estimate(order: Order) -> dict[str, Any]:
-    from tiler.export.session import Session
-
-    session = Session.open(order)
-    try:
-        facts = session.facts()
-        return _plan(facts) | {"seconds": round(session.seconds_per_pixel() * facts.pixels, 1)}
-    finally:
-        session.close()

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from tiler.assemble import Picture, confidence, wants
 from tiler.catalog import Catalog
 from tiler.engine import Engine
-from tiler.errors import BusyError
-from tiler.export.area import Area, area_of
+from tiler.errors import BusyError, RequestError
+from tiler.export.aoi import crs_of
+from tiler.export.area import Area, area_of_box, area_of_polygon
 from tiler.export.frame import frame_of
 from tiler.export.order import Order, SceneOrder, job_of
 from tiler.export.plan import Frame, blocks, bounds_of, window_cells, windows
 from tiler.export.products import Product, products_of
+from tiler.grid import Grid
 from tiler.layer import Layer
 from tiler.predict import picture, plan
 from tiler.scene import SceneRef, open_scene
@@ -113,7 +115,7 @@ class Session:
         self.order, self.layers, self.engine = order, layers, engine
         self.products = products_of(layers[0], order.outputs)
         self.frame = frame_of(layers, order)
-        self.area: Area = area_of(order, self.frame.grid)
+        self.area = _area(order, self.frame.grid)
         self.frame = replace(self.frame, region=self.area.region)
         self.stop = threading.Event()
         self.known: Facts | None = None
@@ -168,7 +170,7 @@ class Session:
         """What the driver has to know."""
         layer, order, grid = self.layers[0], self.order, self.frame.grid
         revisions = tuple(item.revision for item in self.layers)
-        parts = tuple(rect for rect in self._blocks() if self.area.touches(rect))
+        parts = tuple(rect for rect in self._blocks() if self._touches(rect))
         geometry = self.area.geometry
         decides = (
             [(product.name, product.bands, product.nodata) for product in self.products],
@@ -249,6 +251,11 @@ class Session:
                 arrays[product.name][:, ~mask] = product.nodata
         return arrays
 
+    def _touches(self, rect: Rect) -> bool:
+        """Whether any pixel of a rectangle is wanted."""
+        mask = self.area.mask(rect)
+        return mask is None or bool(mask.any())
+
     def _blocks(self) -> list[Rect]:
         if self.whole:
             cell, (rows, cols), origin = self.frame.grid.cell, self._steps(), self._origin()
@@ -288,7 +295,7 @@ class Session:
         try:
             for block in todo:
                 core = layer.grid.core_of(block.first, block.last)
-                if not self.area.touches(core):
+                if not self._touches(core):
                     continue
                 while not self._slots.acquire(timeout=0.0 if flying else PATIENCE):
                     self._check()
@@ -340,7 +347,7 @@ class Session:
         side = self._piece()
         for place in blocks(rect, side, side, rect.row_off, rect.col_off):
             self._check()
-            if not self.area.touches(place):
+            if not self._touches(place):
                 continue
             view = View(bounds_of(self.frame.grid, place), self.frame.grid.crs, place.height, place.width)
             found = [self._pictures(layer, view) for layer in self.layers]
@@ -377,6 +384,16 @@ EXPORT = Origin("export", export=True)
 
 # Blocks that are in the making at the same time: one is read, one inferred, one written.
 BLOCKS_AT_ONCE = 3
+
+
+def _area(order: Order, grid: Grid) -> Area:
+    if order.aoi is not None:
+        if order.bbox is not None:
+            raise RequestError("a box and a polygon are both given", "Give one of them")
+        return area_of_polygon(grid, dict(order.aoi))
+    if order.bbox is not None:
+        return area_of_box(grid, order.bbox, crs_of(order.bbox_crs))
+    return Area(Rect(0, 0, grid.height, grid.width))
 
 
 def _layer(catalog: Catalog, name: str, scene: SceneOrder) -> Layer:
