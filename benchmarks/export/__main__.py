@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, help="interleaved runs (5)")
     parser.add_argument("--size", type=int, help="of the scene, in pixels a side (4096)")
     parser.add_argument("--threads", type=int, default=2, help="and cores, of everybody (2)")
+    parser.add_argument("--runtime", default="auto", help="of ours and of the floor: auto, onnxruntime, openvino")
     parser.add_argument("--peers", type=Path, help="folder of the peers' environments; without it they are left out")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="nobody else, e.g. floor_fp32 ours_fp32")
     parser.add_argument("--folder", type=Path, default=ROOT / ".demo", help="where the demo's scene is kept")
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in about.items():
         print(f"{name}: {value}", flush=True)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as place:
-        bench = Bench(Path(place), given.folder.resolve(), size, given.threads)
+        bench = Bench(Path(place), given.folder.resolve(), size, given.threads, given.runtime)
         found = bench.contenders(given.peers, given.only)
         samples = bench.measure(found, runs)
     figures, spread = medians(samples)
@@ -61,8 +62,8 @@ class Bench:
     The smaller scene is there for what a command costs before its first pixel: the difference of both is pixels alone.
     """
 
-    def __init__(self, place: Path, scenes: Path, size: int, threads: int) -> None:
-        self.threads, self.sizes, self._place = threads, (size // 2, size), place
+    def __init__(self, place: Path, scenes: Path, size: int, threads: int, runtime: str) -> None:
+        self.threads, self.sizes, self._place, self._runtime = threads, (size // 2, size), place, runtime
         self.networks: Networks = write_networks(place / "networks")
         self._scenes = {size: servers.scene_file(scenes, size) for size in self.sizes}
         self._whole = {size: scenes / f"landscape-whole-{size}.npz" for size in self.sizes}
@@ -101,7 +102,7 @@ class Bench:
             plan = planned(scene, precision, self._place)
             arguments = [self.networks.ours, scene, plan, precision, self.threads]
             try:
-                told = cost.run([*module, *map(str, arguments)], self.threads).told
+                told = cost.run([*module, *map(str, arguments)], self.threads, self._alike()).told
             except RuntimeError as error:
                 print(f"left out: {precision}: {str(error).splitlines()[-1]}", flush=True)
                 return False
@@ -136,15 +137,15 @@ class Bench:
 
     def _run(self, contender: Contender, size: int) -> tuple[Cost, Difference]:
         """One scene, by one contender, into a folder that is thrown away."""
-        # As many threads as everybody, also in what a command line does not reach; and nothing is left in the home.
-        same = {
-            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads)),
-            "XDG_STATE_HOME": str(self._place / "state"),
-        }
         with tempfile.TemporaryDirectory(dir=self._place) as out:
             command = contender.command(self._scenes[size], Path(out))
-            spent = cost.run(command, self.threads, {**same, **contender.environment})
+            spent = cost.run(command, self.threads, {**self._alike(), **contender.environment})
             return spent, difference(read(Path(out) / contender.answer), self._whole[size], self.networks.halo)
+
+    def _alike(self) -> dict[str, str]:
+        """What everybody is told beside the command line: as many threads everywhere, and ours their runtime."""
+        libraries = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+        return {**libraries, "TILER_RUNTIME": self._runtime}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ export loads it, hence the same runtime, and the windows are an export's own (`w
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -20,7 +22,8 @@ from model_registry import load
 def main() -> None:
     """Classes uint8[H, W] of a scene; 255 where it has no data at all."""
     model, scene, out, plan, precision, threads = sys.argv[1:]
-    runner = load(model, "cpu", int(threads), policy=precision).runner  # type: ignore[arg-type]
+    wish: Any = {"policy": precision, "runtime": os.environ.get("TILER_RUNTIME", "auto")}
+    runner = load(model, "cpu", int(threads), **wish).runner
     with rasterio.open(scene) as dataset:
         height, width = dataset.shape
         kept = np.full((height, width), 255, np.uint8)

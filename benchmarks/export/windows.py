@@ -7,8 +7,10 @@ still unknown of the network on this machine, and keeps it, so that nobody pays 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from model_registry import load
 from tiler.export.plan import window_cells, windows
@@ -20,7 +22,8 @@ from tiler.values import Cell, Rect
 def main() -> None:
     """Write them."""
     model, scene, out, precision, threads = sys.argv[1:]
-    layer = fit(open_scene(SceneRef(scene)), load(model, "cpu", int(threads), policy=precision))  # type: ignore[arg-type]
+    wish: Any = {"policy": precision, "runtime": os.environ.get("TILER_RUNTIME", "auto")}
+    layer = fit(open_scene(SceneRef(scene)), load(model, "cpu", int(threads), **wish))
     grid = layer.grid
     rows, cols = (window_cells(cells, layer.shape) for cells in (grid.cell_rows, grid.cell_cols))
     found = []
