@@ -15,7 +15,7 @@ STOREYS = (
     {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
-    {"layer", "mosaic", "sheet", "turnover"},
+    {"layer", "mosaic", "naming", "sheet", "turnover"},
     {"assemble", "catalog", "outputs", "paint", "ready", "warming"},
     {"device", "legend", "seams"},
     {"engine"},
@@ -26,7 +26,7 @@ STOREYS = (
     {"cards", "params", "tiles"},
     {"extension", "showcase"},
     {"app"},
-    {"cli"},
+    {"cli", "notebook"},
 )
 
 # The way of a tile: these arrows must be there.
@@ -43,7 +43,9 @@ HOMES = {
     "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes tiler/showcase",
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/showcase tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
-    "uvicorn": "tiler/cli/serving",
+    "uvicorn": "tiler/cli/serving tiler/notebook",
+    "ipyleaflet": "tiler/notebook",
+    "folium": "tiler/notebook",
     "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
     "tiler/cli/models tiler/cli/reload tiler/cli/serving",
@@ -51,7 +53,7 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
+    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/notebook tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",

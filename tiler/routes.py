@@ -45,6 +45,8 @@ STATUS_CODES: tuple[tuple[type[InferenceError], int], ...] = (
 IMMUTABLE = "public, max-age=31536000, immutable"
 SHORT = "public, max-age=60"
 NO_STORE = "no-store"
+# A document that names the present revision: whoever opens a map again must see the new one.
+REVALIDATE = "no-cache"
 
 
 def http_error(error: InferenceError) -> HTTPException:

@@ -39,9 +39,7 @@ def halo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, scenes: dict[str, Path], halo_model: Path
-) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, scenes: dict[str, Path], halo_model: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     models = {"landcover": write_classifier(folder / "landcover"), "network": halo_model}
     with running(folder, scenes, models) as made:

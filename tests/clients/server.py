@@ -54,9 +54,7 @@ class _AnyStatus(urllib.request.HTTPErrorProcessor):
 
 
 @contextmanager
-def running(
-    folder: Path, scenes: Mapping[str, Path], models: Mapping[str, Path], **settings: Any
-) -> Iterator[Server]:
+def running(folder: Path, scenes: Mapping[str, Path], models: Mapping[str, Path], **settings: Any) -> Iterator[Server]:
     """A server of `scenes` and `models`, ended afterwards. `settings`: more of the settings file."""
     file = folder / "tiler.yaml"
     named = {"scenes": {name: {"path": str(path)} for name, path in scenes.items()}}
