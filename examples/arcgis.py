@@ -1,7 +1,8 @@
 """A prediction in ArcGIS Pro: run this in its Python window (Analysis > Python).
 
-By hand: Insert > Connections > Server > New WMTS Server, with the address below. ArcGIS drops whatever stands behind a `?`,
-so scene, model and revision are in the path. Not run by our tests: there was no ArcGIS; they ask what it asks for.
+By hand: Insert > Connections > Server > New WMTS Server, with the address below. ArcGIS drops whatever stands behind a
+`?`, so scene, model and revision are in the path. This file was never run: there was no ArcGIS at hand. The tests ask
+for what Esri's web client was seen to ask for.
 """
 
 import arcpy

@@ -1,6 +1,7 @@
-"""A prediction in QGIS: paste this into the Python console (Plugins > Python Console), or run it with QGIS's own Python.
+"""A prediction in QGIS: paste this into its Python console (Plugins > Python Console).
 
-By hand: Layer > Add Layer > Add WMS/WMTS Layer > New, with the WMTS address below; or an XYZ connection with the tiles'.
+By hand: Layer > Add Layer > Add WMS/WMTS Layer > New, with the address of the WMTS below; or an XYZ connection with the
+one of the tiles.
 """
 
 import json

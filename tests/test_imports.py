@@ -26,7 +26,8 @@ STOREYS = (
     {"cards", "params", "tiles"},
     {"extension", "showcase"},
     {"app"},
-    {"cli", "notebook"},
+    {"background", "cli"},
+    {"notebook"},
 )
 
 # The way of a tile: these arrows must be there.
@@ -43,7 +44,7 @@ HOMES = {
     "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes tiler/showcase",
     "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/showcase tiler/tiles",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
-    "uvicorn": "tiler/cli/serving tiler/notebook",
+    "uvicorn": "tiler/background tiler/cli/serving",
     "ipyleaflet": "tiler/notebook",
     "folium": "tiler/notebook",
     "PIL": "tiler/sheet",
@@ -53,8 +54,8 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/notebook tiler/paint "
-    "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
+    "rasterio": "tiler/allowed tiler/background tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid "
+    "tiler/paint tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "

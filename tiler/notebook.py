@@ -3,28 +3,27 @@
     from tiler.notebook import layer
     m.add(layer("scene.tif", "models/landcover"))
 
-The first call starts a server in this process, on a free port of this machine; later ones join it. It ends with the process.
+The first call starts a server in this process, on a free port of this machine; later ones join it. It ends with the
+process, or by `stop()`.
 """
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import json
-import socket
 import sys
-import threading
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
+from tiler.background import serve, stop
 from tiler.errors import BusyError, InferenceError, MisfitError, RequestError, UnknownNameError
-from tiler.naming import name_for
-from tiler.settings import SceneSettings, Settings
+
+__all__ = ["Tiles", "layer", "stop"]
 
 Kind = Literal["auto", "ipyleaflet", "folium", "plain"]
 
@@ -66,8 +65,8 @@ class Tiles:
 
 
 def layer(
-    scene: str,
-    model: str,
+    scene: str | Path,
+    model: str | Path,
     *,
     kind: Kind = "auto",
     server: str | None = None,
@@ -93,7 +92,8 @@ def layer(
             colormap_name, resampling, rescale, bidx, nodata, return_mask, tilesize.
 
     Returns:
-        `ipyleaflet.TileLayer`, `folium.TileLayer` or `Tiles`. Each has `bounds`; the first two as `fit_bounds` wants them.
+        `ipyleaflet.TileLayer`, `folium.TileLayer` or `Tiles`. Each has `bounds`, the first two as `fit_bounds` wants
+        them.
 
     Raises:
         InferenceError: scene and model do not belong together, a style is unknown, or no server answers.
@@ -101,106 +101,19 @@ def layer(
     kind = _chosen(kind)
     query = _query(style)
     if server is None:
-        address, scene, model = _own_server(scene, model, bands)
+        address, *pair = serve(scene, model, bands)
     else:
-        address = server.rstrip("/")
+        address, pair = server.rstrip("/"), [str(scene), str(model)]
         if bands is not None:
             raise RequestError("bands= is for a server of this process", "Use bidx=, or name them in its settings")
-    tiles = _tiles(address, scene, model, query, name, reach)
+    tiles = _tiles(address, pair, query, name, reach)
     if kind == "ipyleaflet":
         return _ipyleaflet(tiles, opacity)
     return _folium(tiles, opacity) if kind == "folium" else tiles
 
 
-def stop() -> None:
-    """End this process's server; its layers stay empty from now on. The next `layer` starts another one."""
-    global _running
-    with _lock:
-        running, _running = _running, None
-    if running is not None:
-        running.stop()
-
-
-# The server of this process ---------------------------------------------------------------------------------------------
-
-
-class _Server:
-    """uvicorn in a thread, on a free port of this machine."""
-
-    def __init__(self, scene: tuple[str, SceneSettings], model: tuple[str, str]) -> None:
-        import uvicorn
-        from rasterio.errors import NotGeoreferencedWarning
-
-        from tiler.app import create_app
-
-        # An encoded tile has no place of its own, which rasterio would tell in some cell of the notebook.
-        warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=r"(tiler|rio_tiler)\b")
-        app = create_app(Settings(scenes=dict([scene]), models=dict([model])))
-        self.state = app.state.inference
-        self.scenes, self.models = {_key(*_of(scene[1])): scene[0]}, {model[1]: model[0]}
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        # From here on a connection waits until the server runs.
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="tiler-notebook", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def add(self, scene: str, settings: SceneSettings, model: str) -> tuple[str, str]:
-        """Names of a scene and a model, which are served from now on if they were not."""
-        key = _key(*_of(settings))
-        new_scene, new_model = key not in self.scenes, model not in self.models
-        if new_scene:
-            self.scenes[key] = name_for(scene, "scene", self.scenes.values())
-        if new_model:
-            self.models[model] = name_for(model, "model", self.models.values())
-        names = self.scenes[key], self.models[model]
-        self.state.add({names[0]: settings} if new_scene else {}, {names[1]: model} if new_model else {})
-        return names
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(PATIENCE)
-        self._socket.close()
-
-
-_lock = threading.Lock()
-_running: _Server | None = None
-atexit.register(stop)
-
-
-def _own_server(scene: str, model: str, bands: Sequence[int] | None) -> tuple[str, str, str]:
-    """(address, scene, model): where this process serves a pair, and under which names."""
-    global _running
-    scene, model = str(scene), str(model)  # a pathlib.Path is what many have
-    settings = SceneSettings(path=scene, bands=list(bands) if bands else None)
-    with _lock:
-        if _running is not None and _running.alive:
-            return (_running.address, *_running.add(scene, settings, model))
-        names = name_for(scene, "scene"), name_for(model, "model")
-        _running = _Server((names[0], settings), (names[1], model))
-        return (_running.address, *names)
-
-
-def _of(settings: SceneSettings) -> tuple[str, Sequence[int] | None]:
-    return settings.path, settings.bands
-
-
-def _key(path: str, bands: Sequence[int] | None) -> tuple[str, tuple[int, ...]]:
-    return path, tuple(bands or ())
-
-
-# What the server says ---------------------------------------------------------------------------------------------------
-
-
-def _tiles(address: str, scene: str, model: str, query: str, name: str | None, reach: str | None) -> Tiles:
-    base = f"{address}/{quote(scene)}/{quote(model, safe='@:')}"
+def _tiles(address: str, pair: Sequence[str], query: str, name: str | None, reach: str | None) -> Tiles:
+    base = "/".join([address, *(quote(part, safe="@:") for part in pair)])
     told = json.loads(_get(f"{base}/tilejson.json{query}"))
     # A style that the server refuses should be an error here, and no map without tiles.
     _get(f"{base}/0/0/0.png{query}")
@@ -272,9 +185,6 @@ def _query(style: Mapping[str, Any]) -> str:
     return f"?{urlencode(pairs)}" if pairs else ""
 
 
-# Layers of the map libraries --------------------------------------------------------------------------------------------
-
-
 def _chosen(kind: Kind) -> Kind:
     known = ("ipyleaflet", "folium")
     if kind == "auto":
@@ -314,7 +224,7 @@ def _ipyleaflet(tiles: Tiles, opacity: float) -> Any:
 def _folium(tiles: Tiles, opacity: float) -> Any:
     import folium
 
-    made = folium.TileLayer(
+    made: Any = folium.TileLayer(
         tiles=_sharp(tiles.url),
         attr=tiles.attribution,
         name=tiles.name,

@@ -1,4 +1,4 @@
-"""A real server with two scenes, the browsers' libraries by npm, and Chromium; each skips by name where it is not there."""
+"""A real server with two scenes, the browsers' libraries by npm, and Chromium; all skip by name where absent."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The scenes that every client is shown, and what must be seen of them: worked out with pyproj and numpy alone.
 
-One scene lies in UTM, where north is not up in the map's projection, and one in EPSG:4326, whose pixels are not square there.
-Both have blocks of four classes and a hole without data. What a client shows is compared pixel by pixel, but for a margin
-along the blocks' edges.
+One scene lies in UTM, where north is not up in the map's projection, and one in EPSG:4326, whose pixels are not square
+there. Both have blocks of four classes and a hole without data. What a client shows is compared pixel by pixel, but for
+a margin along the blocks' edges.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Run by QGIS's own Python: paste the example as its console would, then draw each layer of the project in each projection.
+"""Run by QGIS's own Python: paste the example as into its console, then draw each layer in each projection.
 
     python qgis_pictures.py EXAMPLE OUT WIDTH HEIGHT  CRS=left,bottom,right,top ...
 
-Writes OUT/{kind}-{crs}.png for each layer and projection, prints one JSON object and ends without QGIS's own clean-up, which
-crashes now and then when it is run from Python.
+Writes OUT/{kind}-{crs}.png for each layer and projection, prints one JSON object and ends without QGIS's own clean-up,
+which crashes now and then when it is run from Python.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""What map clients were seen to need of a server's answers, asked for as they ask: without one of them, plainly over HTTP.
+"""What map clients were seen to need of a server's answers, asked for as they ask, plainly over HTTP.
 
-A tile outside of the data is a transparent one of full size, and nothing else: 204 leaves an enlarged coarser tile standing in
-OpenLayers, 404 the same in MapLibre and ends GDAL's reading, a picture of 1 x 1 px ends it too.
+A tile outside of the data is a transparent one of full size, and nothing else: 204 leaves an enlarged coarser tile
+standing in OpenLayers, 404 does so in MapLibre and ends GDAL's reading, a picture of 1 x 1 px ends it too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The examples of Leaflet, OpenLayers and MapLibre in Chromium: everything at its place, in its colour, and nothing elsewhere."""
+"""The examples of Leaflet, OpenLayers and MapLibre in Chromium: all at its place, in its colour, nothing elsewhere."""
 
 from __future__ import annotations
 

@@ -106,6 +106,7 @@ def test_the_wmts_gives_the_colours_to_the_pixel(scene: str, server: Server, tmp
     np.testing.assert_array_equal(plain["pixels"], found["pixels"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", PLACES)
 def test_a_network_with_a_halo_is_read_as_one_pass_over_the_scene(
     scene: str, server: Server, scenes: dict[str, Path], tmp_path: Path, halo_model: Path
@@ -117,12 +118,15 @@ def test_a_network_with_a_halo_is_read_as_one_pass_over_the_scene(
     rows, cols = PLACES[scene].rows_and_cols(*places_of(found), "EPSG:3857")
     edge = np.minimum(np.abs(rows - np.round(rows)), np.abs(cols - np.round(cols)))
     shown, sure = expected(PLACES[scene], *places_of(found), "EPSG:3857", 0.1)
-    row, col = (np.clip(np.floor(at).astype(int), 0, size - 1) for at, size in zip((rows, cols), classes.shape))
+    row, col = (
+        np.clip(np.floor(at).astype(int), 0, size - 1) for at, size in zip((rows, cols), classes.shape, strict=True)
+    )
     sure &= (edge > 0.1) & ((lead[row, col] > 1e-4) | (shown == 255))
     assert sure.mean() > 0.5
     np.testing.assert_array_equal(found["pixels"][0][sure], np.where(shown == 255, 255, classes[row, col])[sure])
 
 
+@pytest.mark.slow
 def test_a_new_revision_is_read_at_once_although_gdal_keeps_tiles_for_a_week(
     scenes: dict[str, Path], tmp_path: Path
 ) -> None:
