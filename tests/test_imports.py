@@ -15,7 +15,7 @@ STOREYS = (
     {"confusion", "values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "blend", "combine", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
-    {"areas", "layer", "mosaic", "sheet", "turnover"},
+    {"areas", "layer", "mosaic", "naming", "sheet", "turnover"},
     {"assemble", "catalog", "labels", "outputs", "paint", "ready", "warming"},
     {"device", "ensemble", "legend", "seams"},
     {"engine"},
@@ -23,11 +23,12 @@ STOREYS = (
     {"shadow", "survey"},
     {"check", "export", "fitting", "info", "reader"},
     {"documents", "marks", "routes"},
-    {"cards", "naming", "params", "tiles"},
+    {"cards", "label_params", "params", "tiles"},
     {"truth"},
     {"extension", "showcase"},
     {"app"},
-    {"cli"},
+    {"background", "cli"},
+    {"notebook"},
 )
 
 # The way of a tile: these arrows must be there.
@@ -41,12 +42,14 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/naming tiler/params tiler/routes tiler/showcase "
-    "tiler/truth",
-    "starlette": "tiler/app tiler/extension tiler/middleware tiler/naming tiler/params tiler/routes tiler/showcase "
-    "tiler/tiles tiler/truth",
+    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/label_params tiler/params tiler/routes "
+    "tiler/showcase tiler/truth",
+    "starlette": "tiler/app tiler/extension tiler/middleware tiler/label_params tiler/params tiler/routes "
+    "tiler/showcase tiler/tiles tiler/truth",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
-    "uvicorn": "tiler/cli/serving",
+    "uvicorn": "tiler/background tiler/cli/serving",
+    "ipyleaflet": "tiler/notebook",
+    "folium": "tiler/notebook",
     "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/ensemble "
     "tiler/cli/export tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/reporting tiler/cli/serving",
@@ -54,8 +57,8 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/areas tiler/cli/serving tiler/demo/canvas tiler/demo/scene "
-    "tiler/export/aoi tiler/export/area tiler/export/cog tiler/export/features "
+    "rasterio": "tiler/allowed tiler/areas tiler/background tiler/cli/serving tiler/demo/canvas "
+    "tiler/demo/scene tiler/export/aoi tiler/export/area tiler/export/cog tiler/export/features "
     "tiler/export/frame tiler/export/ground tiler/export/parts tiler/export/vector tiler/grid "
     "tiler/labels tiler/paint tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles "
     "tiler/truth tiler/values tiler/zoom",

@@ -14,7 +14,7 @@ import functools
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -45,18 +45,18 @@ from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
 from tiler.extension import InferenceFactory, inferenceExtension, sub_factory
 from tiler.imagery import Imagery
+from tiler.label_params import OpenLabels
 from tiler.labels import Labels, labels_over, reading_of
 from tiler.legend import legend_of
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
-from tiler.naming import OpenLabels
 from tiler.params import inference_params, offered_format
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.roster import parse_address
-from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
+from tiler.routes import NO_STORE, REVALIDATE, SHORT, InferenceRoute, http_error
 from tiler.scene import Scene, SceneRef, open_scene
-from tiler.settings import Settings
+from tiler.settings import SceneSettings, Settings
 from tiler.shadow import Shadow
 from tiler.shared_cache import SharedCache
 from tiler.showcase import showcase
@@ -155,6 +155,12 @@ class State:
     def refresh(self) -> Reloaded:
         """As `reload`; tells of what failed instead of raising."""
         return self.service.catalog.refresh(self.warm)
+
+    def add(self, scenes: Mapping[str, SceneSettings], models: Mapping[str, str]) -> None:
+        """Serve more scenes and models than the settings named, from now on."""
+        self.settings.scenes = {**self.settings.scenes, **scenes}
+        for name, source in models.items():
+            self.service.catalog.models.add(name, source)
 
     def open(self, scene: str, model: str) -> PredictingReader:
         """A predicting reader of a named pair. `model` may be name@revision."""
@@ -483,8 +489,11 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
     """TileJSON, WMTS and legend of a pair."""
 
     @router.get("/tilejson.json", operation_id=f"{name}.getShortTileJSON", response_class=JSONResponse)
-    async def tilejson(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> dict[str, Any]:
+    async def tilejson(
+        request: Request, response: Response, names: Annotated[tuple[str, str], Depends(pair)]
+    ) -> dict[str, Any]:
         """TileJSON 3.0 whose tiles name the revision."""
+        response.headers["Cache-Control"] = REVALIDATE
         reader = await state.service.engine.open(state.open, *names)
         query = urlencode(request.query_params.multi_items())
         return documents.tilejson(
@@ -493,9 +502,10 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
 
     @router.get("/legend.json", operation_id=f"{name}.getLegend", response_class=JSONResponse)
     async def legend(
-        names: Annotated[tuple[str, str], Depends(pair)], output: Output | None = None
+        response: Response, names: Annotated[tuple[str, str], Depends(pair)], output: Output | None = None
     ) -> list[dict[str, Any]] | dict[str, Any]:
         """Classes with numbers, names and colours, or what the colours of values, or of output=spread, stand for."""
+        response.headers["Cache-Control"] = REVALIDATE
         reader = await state.service.engine.open(state.open, *names)
         return legend_of(reader.layer.loaded, output)
 
@@ -525,7 +535,7 @@ async def _wmts_document(request: Request, state: State, scene: str, model: str)
     reader = await state.service.engine.open(state.open, scene, model)
     identifier = re.sub("[@:]", "-", f"{scene}-{parse_address(model).model}")
     xml = documents.wmts(reader, _pinned(request, (scene, model), reader), _title(state, scene, reader), identifier)
-    return Response(xml, media_type="application/xml", headers={"Cache-Control": SHORT})
+    return Response(xml, media_type="application/xml", headers={"Cache-Control": REVALIDATE})
 
 
 async def _wmts_kvp(request: Request, state: State, scene: str, model: str) -> Response:

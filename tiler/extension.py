@@ -26,8 +26,8 @@ from tiler.cards import Cards
 from tiler.catalog import Catalog
 from tiler.documents import running
 from tiler.engine import Engine
+from tiler.label_params import labels_by_request
 from tiler.legend import answer_of, classes_of, kind_of, legend_of
-from tiler.naming import labels_by_request
 from tiler.params import (
     RenderParams,
     StatsParams,

@@ -105,13 +105,14 @@ def _settings(
     names: tuple[str, str] | None = None,
     gsds: list[float] | None = None,
 ) -> Settings:
+    from tiler.naming import name_for
     from tiler.settings import SceneSettings, Settings
 
     given: dict[str, Any] = {}
     if bool(scene) != bool(model):
         raise typer.BadParameter("give both SCENE and --model, or neither and a settings file (TILER_CONFIG)")
     if scene and model:
-        scene_name, model_name = names or (_name(scene, "scene"), _name(model, "model"))
+        scene_name, model_name = names or (name_for(scene, "scene"), name_for(model, "model"))
         given["scenes"] = {scene_name: SceneSettings(path=scene, bands=bands_of(bidx))}
         given["models"] = {model_name: model}
         if gsds:
@@ -125,20 +126,6 @@ def _settings(
     if not named and not settings.allowed_urls:
         raise typer.BadParameter("nothing to serve: give SCENE and --model, or name a settings file in TILER_CONFIG")
     return settings
-
-
-def _name(path: str, fallback: str) -> str:
-    """A name for URLs from a file's own."""
-    from tiler.scene import display_name
-    from tiler.settings import NAME, RESERVED
-
-    # A version's folder is models/NAME/3.
-    last = Path(path).parent.name if Path(path).name.isdigit() and Path(path).is_dir() else display_name(path)
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in Path(last).stem)
-    stem = stem.strip("-_") or fallback
-    if not NAME.fullmatch(stem) or stem in RESERVED:
-        stem = f"{fallback}-{stem}"
-    return stem
 
 
 def _free_port(host: str, port: int) -> int:
