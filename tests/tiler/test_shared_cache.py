@@ -80,14 +80,6 @@ def settled(engine: Engine, url: str) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_precise_probabilities_come_back_to_the_bit() -> None:
-    random = np.random.default_rng(0)
-    planes = random.random((5, 9, 7)).astype(np.float32)
-    back = decode(encode(Scores(random.integers(0, 5, (9, 7)).astype(np.uint8), np.ones((9, 7), bool), planes)))
-    assert back.probabilities is not None and back.probabilities.dtype == np.float32
-    np.testing.assert_array_equal(back.probabilities, planes)
-
-
 def test_a_cell_survives_its_bytes(count: int) -> None:
     random = np.random.default_rng(1)
     cell = Scores(
@@ -202,3 +194,11 @@ def test_a_silent_server_is_given_up_at_once(model: Path, scene: Path) -> None:
         assert cache.get([key]) == {}
         assert cache.errors == 1
         cache.close()
+
+
+def test_precise_probabilities_come_back_to_the_bit() -> None:
+    random = np.random.default_rng(0)
+    planes = random.random((5, 9, 7)).astype(np.float32)
+    back = decode(encode(Scores(random.integers(0, 5, (9, 7)).astype(np.uint8), np.ones((9, 7), bool), planes)))
+    assert back.probabilities is not None and back.probabilities.dtype == np.float32
+    np.testing.assert_array_equal(back.probabilities, planes)
