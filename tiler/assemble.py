@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_registry.postprocess import argmax
 from tiler.grid import Footprint
 from tiler.layer import Layer
 from tiler.mosaic import Mosaic, Planes, Taps, pool
@@ -146,9 +147,9 @@ def decided(layer: Layer, planes: Floats, threshold: float | None) -> Classes:
     if threshold is not None or (layer.loaded.binary and layer.loaded.channels == 1):
         limit = threshold if threshold is not None else 0.5 if own is None else own
         return np.asarray(values[(planes[1] >= limit).astype(np.uint8)])
-    best = planes.argmax(axis=0)
+    best, largest = (found[0] for found in argmax(planes[None]))
     if own is not None:
-        best = np.where(planes.max(axis=0) < own, 0, best)
+        best = np.where(largest < own, 0, best)
     return np.asarray(values[best])
 
 
