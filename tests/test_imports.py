@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
     {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
-    {"layer", "mosaic", "sheet", "turnover"},
+    {"allowed", "answers", "blend", "imagery", "materialised", "models", "pixels", "ramps", "waiting", "zoom"},
+    {"layer", "mosaic", "sampled", "sheet", "turnover"},
     {"assemble", "catalog", "outputs", "paint", "ready", "warming"},
-    {"device", "legend", "seams"},
+    {"device", "legend", "overview", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"shadow"},
@@ -51,8 +51,9 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
-    "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
+    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/documents tiler/grid "
+    "tiler/materialised tiler/overview tiler/paint tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene "
+    "tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
