@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from rasterio.warp import transform_bounds
+from rasterio.warp import transform as transform_points
 
 from tiler.assemble import Picture, assemble, band_names, blank
 from tiler.grid import NO_PLACE, footprint, pixels_per_view_pixel
@@ -17,6 +17,9 @@ from tiler.values import Style, View
 
 # Samples per view pixel and axis at most, where even the coarsest overview is finer than the view.
 MAX_SAMPLES = 8
+
+# Along each side of a file, to find its place on a map.
+POINTS = 22
 
 Bounds = tuple[float, float, float, float]
 
@@ -101,13 +104,18 @@ def _run(first: float, last: float, count: int) -> slice | None:
 def _bounds(export: Export, view: View, layer: Layer) -> Bounds:
     """Where a file lies in a view's CRS: too much rather than too little."""
     region, grid = export.region, layer.grid
-    left, top = grid.transform * (region.col_off, region.row_off)
-    right, bottom = grid.transform * (region.col_off + region.width, region.row_off + region.height)
+    cols = region.col_off + region.width * np.linspace(0, 1, POINTS)
+    rows = region.row_off + region.height * np.linspace(0, 1, POINTS)
+    xs, ys = np.meshgrid(grid.left + cols * grid.res_x, grid.top - rows * grid.res_y)
     try:
-        found = transform_bounds(grid.crs, view.crs, left, bottom, right, top, densify_pts=21)
+        found = transform_points(grid.crs, view.crs, xs.ravel().tolist(), ys.ravel().tolist())
     except NO_PLACE:
         return view.bounds
-    # Across the antimeridian the left end lies right of the right one.
-    if not np.isfinite(found).all() or found[0] >= found[2] or found[1] >= found[3]:
+    x, y = np.sort(found[0]), np.sort(found[1])
+    # A pole has no place, and across the antimeridian one part lies far from the other.
+    whole = np.isfinite(x).all() and np.isfinite(y).all() and np.diff(x).max() <= (x[-1] - x[0]) / 2
+    if not whole:
         return view.bounds
-    return found[0], found[1], found[2], found[3]
+    # What is straight there may be bent here, between the points.
+    across, down = (x[-1] - x[0]) / POINTS**2, (y[-1] - y[0]) / POINTS**2
+    return x[0] - across, y[0] - down, x[-1] + across, y[-1] + down

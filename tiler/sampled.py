@@ -9,7 +9,6 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.features import geometry_mask
 from rasterio.windows import Window
@@ -47,6 +46,14 @@ class _Block(NamedTuple):
     pixels: NDArray[Any]
     valid: Mask
     known: Mask
+
+
+class _Told(NamedTuple):
+    """What a file says of its numbers; GDAL does not repeat it for overviews."""
+
+    nodata: float | None
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
 
 
 def sample(
@@ -106,18 +113,25 @@ def _under(
     overview = None if factor == 1 else export.overviews.index(factor)
     with opened(export.path) as dataset:
         _check(dataset, export, grid)
+        told = _Told(dataset.nodata, dataset.scales, dataset.offsets)
         if overview is None:
-            block, row, col = _read(dataset, export, rows, cols, exact=coarsest == 1)
+            block, row, col = _read(dataset, told, export, rows, cols, exact=coarsest == 1)
     if overview is not None:
         with opened(export.path, overview) as dataset:
-            block, row, col = _read(dataset, export, rows, cols, exact=False)
+            block, row, col = _read(dataset, told, export, rows, cols, exact=False)
     if not export.is_current:
         raise Changed("it was changed while it was read")
     return block, row, col
 
 
 def _read(
-    dataset: rasterio.DatasetReader, export: Export, rows: NDArray[Any], cols: NDArray[Any], *, exact: bool
+    dataset: rasterio.DatasetReader,
+    told: _Told,
+    export: Export,
+    rows: NDArray[Any],
+    cols: NDArray[Any],
+    *,
+    exact: bool,
 ) -> tuple[_Block, NDArray[np.int64], NDArray[np.int64]]:
     # The centre of each pixel, on the pixels of what is read.
     row = ((rows + 0.5) * (dataset.height / export.region.height)).astype(np.int64)
@@ -125,27 +139,22 @@ def _read(
     top, left = int(row.min()), int(col.min())
     window = Window(left, top, int(col.max()) - left + 1, int(row.max()) - top + 1)
     pixels = dataset.read(window=window)
-    valid = _valid(dataset, pixels)
+    valid = _valid(pixels[0], told.nodata)
     known = valid
     if exact:
         known = np.ones_like(valid)
         if export.area is not None and not valid.all():
             known = valid | _well_inside(export.area, dataset.window_transform(window), valid.shape)
-    if pixels.dtype != np.uint8 or len(pixels) > 1 or dataset.scales[0] != 1:
-        scale, offset = (
-            np.asarray(numbers, np.float32)[:, None, None] for numbers in (dataset.scales, dataset.offsets)
-        )
+    if export.output != "class":
+        scale, offset = (np.asarray(numbers, np.float32)[:, None, None] for numbers in (told.scales, told.offsets))
         pixels = np.where(valid, pixels * scale + offset, 0).astype(np.float32)
     return _Block(pixels, valid, known), row - top, col - left
 
 
-def _valid(dataset: rasterio.DatasetReader, pixels: NDArray[Any]) -> Mask:
-    """Where the first band has a value."""
-    first = pixels[0]
-    valid = np.isfinite(first) if np.issubdtype(first.dtype, np.floating) else np.ones(first.shape, bool)
-    if MaskFlags.nodata in dataset.mask_flag_enums[0] and dataset.nodata is not None and np.isfinite(dataset.nodata):
-        valid &= first != dataset.nodata
-    return np.asarray(valid)
+def _valid(band: NDArray[Any], nodata: float | None) -> Mask:
+    """Where a band has a value."""
+    valid = np.isfinite(band) if np.issubdtype(band.dtype, np.floating) else np.ones(band.shape, bool)
+    return np.asarray(valid if nodata is None or np.isnan(nodata) else valid & (band != nodata))
 
 
 def _well_inside(area: Any, transform: Affine, shape: tuple[int, int]) -> Mask:
