@@ -54,7 +54,7 @@ def assemble(
         where: the view's samples on the layer's grid.
         scores: all cells that the samples touch, but for those that are known otherwise.
         style: what is wanted of them.
-        sampled: what exported files say of the samples; it goes before the cells. With cells, of classes only.
+        sampled: what exported files say of the samples; it goes before the cells.
     """
     if not scores:
         return blank(layer, view, style) if sampled is None else _from_files(layer, view, where, style, sampled)
@@ -132,13 +132,16 @@ def _chosen(valid: Mask, classes: Classes, style: Style) -> Mask:
 
 
 def _numbers(
-    layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style, _: Sampled | None
+    layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style, sampled: Sampled | None
 ) -> tuple[Mask, Floats]:
     """(valid, values): the numbers themselves, or their mean over the valid samples of a pixel."""
     planes = _known(mosaic.planes)
-    if samples == 1:
-        return taps.valid, np.stack([taps.take(plane) for plane in planes])
-    return _means((taps.take(plane) for plane in planes), taps.valid, samples)
+    valid, taken = taps.valid, (taps.take(plane) for plane in planes)
+    if sampled is not None:
+        known = sampled.known
+        valid = np.where(known, sampled.valid, valid)
+        taken = (np.where(known, told, own) for told, own in zip(sampled.values, taken, strict=True))
+    return (valid, np.stack(list(taken))) if samples == 1 else _means(taken, valid, samples)
 
 
 def _means(planes: Iterator[Floats], valid: Mask, samples: int) -> tuple[Mask, Floats]:

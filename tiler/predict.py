@@ -81,13 +81,13 @@ def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int,
 
 
 def _less_known(plan: Plan, exports: Exports) -> Plan:
-    """A plan without the cells of what exported files say, if class numbers are all that is wanted.
+    """A plan without the cells of what exported files say.
 
     They are asked here, before the cells, and by pixel: so every way to look at a layer asks them, whatever shape they
     have, and whether cells overlap or not.
     """
     style, where, grid = plan.style, plan.where, plan.layer.grid
-    if not exports.files or not plan.cells or style.output != "class" or style.needs_probabilities:
+    if not exports.files or not plan.cells or not _told_by_files(plan.layer, style):
         return plan
     sampled = sample(exports, style.output, where, grid)
     if sampled is None or not sampled.known.any():
@@ -96,6 +96,13 @@ def _less_known(plan: Plan, exports: Exports) -> Plan:
     cells = cells_covering(Footprint(rows, cols, where.samples), grid)
     exports.count("part" if cells else "whole")
     return replace(plan, cells=cells, sampled=sampled)
+
+
+def _told_by_files(layer: Layer, style: Style) -> bool:
+    """Whether a file holds, bit by bit, what a style is made of: class numbers, or the values of a regression."""
+    if style.output == "class":
+        return not style.needs_probabilities
+    return layer.model.kind == "regression" and style.output == "value" and style.resampling == "nearest"
 
 
 def _check_channels(layer: Layer, style: Style, pixels: int, max_pixels: int) -> None:

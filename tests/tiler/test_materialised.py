@@ -310,6 +310,48 @@ def test_overlapping_windows_are_left_out_too(tmp_path: Path) -> None:
     assert forwards < engine.forwards < 2 * forwards
 
 
+def test_values_of_a_regression_come_from_their_file(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "s.tif", PIXELS[:, :300, :410], transform=PLACE)
+    window = {"multiple": 1, "period": 1, "halo": 2}
+    value = {"name": "height", "unit": "m", "range": [-2, 2]}
+    model = write_model(
+        tmp_path / "m", conv_chain(layers=2, classes=1), tasks=["regression"], output={"value": value}, window=window,
+        exactness="exact", gsd=round(RES, 4),
+    )  # fmt: skip
+    served = host({"m": model}, materialised=tmp_path / "registered", limits=Limits(max_tile_pixels=512 * 512))
+    engine, store = served.extension.engine, served.extension.materialised
+    assert engine is not None and isinstance(store, Materialised)
+    tiles = [t for zoom in (LIVE, ZOOM) for t in tiles_over(scene, zoom)]
+    paths = [f"m/tiles/WebMercatorQuad/{t.z}/{t.x}/{t.y}.npy" for t in tiles]
+    live = [served.npy(path, scene) for path in paths]
+    seen = np.zeros((300, 410), np.float32)
+    for tile, array in zip(tiles, live, strict=True):
+        if tile.z == ZOOM:
+            rows, cols, inside = scene_pixels_of_tile(scene, tile, 256)
+            seen[rows[inside], cols[inside]] = array[0][inside]
+    revision = served.get(paths[0], scene).headers["x-revision"]
+    store.register(write_export(tmp_path / "o.tif", seen[:, :301], scene, revision, output="value"))
+    for pixels, more in ((seen, 0), (seen + 7, 7)):
+        store.register(write_export(tmp_path / "o.tif", pixels[:, :301], scene, revision, output="value"))
+        for tile, path, before in zip(tiles, paths, live, strict=True):
+            rows, cols, inside = scene_pixels_of_tile(scene, tile, 256)
+            after = served.npy(path, scene)
+            assert (after[1] == before[1]).all()
+            if tile.z == ZOOM:
+                np.testing.assert_array_equal(
+                    after[0], before[0] + np.where(inside & (cols < 301), more, 0).astype(np.float32)
+                )
+            elif not more:
+                np.testing.assert_array_equal(after, before)
+    forwards = engine.forwards
+    store.register(write_export(tmp_path / "all.tif", seen, scene, revision, output="value"))
+    wide = tiles_over(scene, LIVE - 1)[0]
+    far = served.npy(f"m/tiles/WebMercatorQuad/{wide.z}/{wide.x}/{wide.y}.npy", scene)
+    means = seen[:, :408].reshape(75, 4, 102, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(far[0, :75, :102], means, atol=1e-2)
+    assert engine.forwards == forwards
+
+
 # Below
 
 
