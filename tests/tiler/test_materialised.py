@@ -311,7 +311,7 @@ def test_overlapping_windows_are_left_out_too(tmp_path: Path) -> None:
 
 
 def test_values_of_a_regression_come_from_their_file(tmp_path: Path) -> None:
-    scene = write_scene(tmp_path / "s.tif", PIXELS[:, :300, :410], transform=PLACE)
+    scene = write_scene(tmp_path / "s.tif", PIXELS[:, :300, :408], transform=PLACE)
     window = {"multiple": 1, "period": 1, "halo": 2}
     value = {"name": "height", "unit": "m", "range": [-2, 2]}
     model = write_model(
@@ -324,7 +324,7 @@ def test_values_of_a_regression_come_from_their_file(tmp_path: Path) -> None:
     tiles = [t for zoom in (LIVE, ZOOM) for t in tiles_over(scene, zoom)]
     paths = [f"m/tiles/WebMercatorQuad/{t.z}/{t.x}/{t.y}.npy" for t in tiles]
     live = [served.npy(path, scene) for path in paths]
-    seen = np.zeros((300, 410), np.float32)
+    seen = np.zeros((300, 408), np.float32)
     for tile, array in zip(tiles, live, strict=True):
         if tile.z == ZOOM:
             rows, cols, inside = scene_pixels_of_tile(scene, tile, 256)
@@ -347,8 +347,8 @@ def test_values_of_a_regression_come_from_their_file(tmp_path: Path) -> None:
     store.register(write_export(tmp_path / "all.tif", seen, scene, revision, output="value"))
     wide = tiles_over(scene, LIVE - 1)[0]
     far = served.npy(f"m/tiles/WebMercatorQuad/{wide.z}/{wide.x}/{wide.y}.npy", scene)
-    means = seen[:, :408].reshape(75, 4, 102, 4).mean(axis=(1, 3))
-    np.testing.assert_allclose(far[0, :75, :102], means, atol=1e-2)
+    means = seen.reshape(75, 4, 102, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(far[0, :75, :102], means, atol=1e-4)
     assert engine.forwards == forwards
 
 
