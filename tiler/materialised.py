@@ -38,6 +38,8 @@ REVISION = re.compile(r"[0-9a-f]{12}")
 TTL = 1.0
 # A folder that was changed so lately (seconds) may change again within one tick of its clock.
 SETTLED = 2.0
+# Seconds for which a file is left alone that could not be read as it was registered.
+PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Exports:
             self.home.count(what)
 
     def refuse(self, export: Export, reason: str) -> None:
-        """Let a file that is not what its registration says be used no more."""
+        """Leave a file alone that is not what its registration says."""
         if self.home is not None:
             self.home.refuse(export, reason)
 
@@ -148,7 +150,7 @@ class Materialised:
         self._counts: Counter[str] = Counter()
         self._read: dict[str, tuple[int, tuple[Export, ...]]] = {}
         self._found: dict[str, tuple[float, Exports]] = {}
-        self._refused: set[tuple[str, int, int]] = set()
+        self._refused: dict[tuple[str, int, int], float] = {}
         self._told: set[str] = set()
 
     def of(self, revision: str) -> Exports:
@@ -176,6 +178,7 @@ class Materialised:
         with self._lock:
             self._read.clear()
             self._found.clear()
+            self._refused.clear()
         return written
 
     def counts(self) -> dict[str, int]:
@@ -191,14 +194,14 @@ class Materialised:
             self._counts[what] += 1
 
     def refuse(self, export: Export, reason: str) -> None:
-        """Use a file no more until it is registered anew, and say so once."""
+        """Leave a file alone for a while, and say so once."""
         with self._lock:
-            self._refused.add(_state(export))
+            self._refused[_state(export)] = time.monotonic() + PAUSE
             self._found.pop(export.revision, None)
         self._tell(f"export {export.display_name!r} is not used: {reason}")
 
     def _usable(self, export: Export) -> bool:
-        if _state(export) in self._refused:
+        if self._refused.get(_state(export), 0.0) > time.monotonic():
             return False
         if not export.is_current:
             self._tell(f"export {export.display_name!r} is not used: it has been changed, moved or removed")

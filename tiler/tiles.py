@@ -27,7 +27,7 @@ from tiler.predict import Limits, TileAnswer, predict_tile
 from tiler.ramps import Color, Rescale, rescale_of
 from tiler.reader import PredictingReader, Service, image_of
 from tiler.roster import parse_address
-from tiler.routes import IMMUTABLE, SHORT
+from tiler.routes import IMMUTABLE, NO_STORE, SHORT
 from tiler.values import Output, Style
 from tiler.waiting import Origin
 
@@ -112,7 +112,10 @@ async def answer_tile(
             **wanted.render,
         )
     encode = time.monotonic() - begun
-    engine.pictures.put((etag, stamp), Encoded(content, media_type, answer.kind))
+    if not below or service.materialised.of(layer.revision).stamp == stamp:
+        engine.pictures.put((etag, stamp), Encoded(content, media_type, answer.kind))
+    else:
+        headers["Cache-Control"] = NO_STORE  # a file turned out to be another one: the next answer has another ETag
     offer_to_shadow(service, reader, wanted, tilesize, answer.kind)
     engine.observe("warp", answer.warp)
     engine.observe("encode", encode)

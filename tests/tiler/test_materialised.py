@@ -579,15 +579,12 @@ def test_a_file_is_shown_only_while_it_is_what_was_registered(
     told = [record.message for record in caplog.records if record.name == "tiler.materialised"]
     assert len(told) == 1 and "'out.tif'" in told[0] and str(tmp_path) not in told[0]
     # Another file with the same size and time: its tags tell.
-    state = kept.stat()
-    write_export(file, place.other, place.scene, server.revision, job="0b")
-    with file.open("ab") as end:
-        end.write(b"\0" * (state.st_size - file.stat().st_size))
-    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert file.stat().st_size == state.st_size
+    forge(file, kept, place, server.revision)
     server.service.engine.pictures.clear()
     is_used(False)
     assert server.service.materialised.counts()["refused"] == 2
+    server.service.materialised.register(file)
+    is_used(True)
     # A file that says so and cannot be read.
     data = bytearray(kept.read_bytes())
     data[len(data) // 3 :] = b"\xff" * (len(data) - len(data) // 3)
@@ -596,6 +593,31 @@ def test_a_file_is_shown_only_while_it_is_what_was_registered(
     entry |= {"size": len(data), "mtime_ns": file.stat().st_mtime_ns}
     (server.folder / server.revision / "made.json").write_text(json.dumps(entry))
     is_used(False)
+
+
+def forge(file: Path, kept: Path, place: Place, revision: str) -> None:
+    """Write another job's answer under a name, with the size and the time of `kept`."""
+    state = kept.stat()
+    # One number packs better than any answer, so that the file can be filled up.
+    write_export(file, np.zeros_like(place.classes), place.scene, revision, job="0b")
+    assert file.stat().st_size <= state.st_size
+    with file.open("ab") as end:
+        end.write(b"\0" * (state.st_size - file.stat().st_size))
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_an_answer_during_which_a_file_was_found_out_is_not_kept(place: Place, server: Server, tmp_path: Path) -> None:
+    wide = _zxy(MERCATOR.tile(*_lonlat(2, 2), LIVE - 1))
+    file = write_export(tmp_path / "out.tif", place.other, place.scene, server.revision)
+    register(server.folder, file)
+    etag = server.tile(*wide).headers["etag"]
+    kept = shutil.copy2(file, tmp_path / "kept.tif")
+    forge(file, kept, place, server.revision)
+    server.service.engine.pictures.clear()
+    first, again = server.tile(*wide), server.tile(*wide)
+    assert first.headers["x-inference"] == again.headers["x-inference"] == "zoom-in"
+    assert (first.headers["cache-control"], again.headers["cache-control"]) == ("no-store", SHORT)
+    assert again.headers["etag"] != etag and again.headers["x-cache"] != "tile"
 
 
 def test_a_replaced_scene_has_none_of_the_old_ones_files(place: Place, tmp_path: Path) -> None:
