@@ -12,16 +12,28 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
+    {"values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "blend", "imagery", "materialised", "models", "pixels", "ramps", "waiting", "zoom"},
+    {
+        "allowed",
+        "answers",
+        "blend",
+        "combine",
+        "imagery",
+        "materialised",
+        "models",
+        "pixels",
+        "ramps",
+        "waiting",
+        "zoom",
+    },
     {"layer", "mosaic", "sampled", "sheet", "turnover"},
     {"assemble", "catalog", "outputs", "paint", "ready", "warming"},
-    {"device", "legend", "overview", "seams"},
+    {"device", "ensemble", "legend", "overview", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"shadow"},
-    {"check", "fitting", "info", "reader"},
+    {"check", "export", "fitting", "info", "reader"},
     {"documents", "routes"},
     {"cards", "params", "tiles"},
     {"extension", "showcase"},
@@ -45,15 +57,16 @@ HOMES = {
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
-    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
-    "tiler/cli/models tiler/cli/reload tiler/cli/serving",
+    "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/ensemble "
+    "tiler/cli/export tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/reporting tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/documents tiler/grid "
-    "tiler/materialised tiler/overview tiler/paint tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene "
-    "tiler/tiles tiler/values tiler/zoom",
+    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/documents tiler/export/aoi "
+    "tiler/export/area tiler/export/cog tiler/export/features tiler/export/frame tiler/export/ground "
+    "tiler/export/parts tiler/export/vector tiler/grid tiler/materialised tiler/overview tiler/paint "
+    "tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene tiler/tiles tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
@@ -67,10 +80,19 @@ HOMES = {
     "onnx": "model_registry/testing",
     "openvino": "model_registry/runtimes/openvino",
     "obstore": "model_registry/remote_files",
+    "dask": "tiler/export/cluster",
+    "filelock": "tiler/export/parts",
+    "pyogrio": "tiler/export/features",
+    "pystac": "tiler/export/scenes",
+    "scipy": "tiler/export/regions",
+    "shapely": "tiler/export/features tiler/export/ground tiler/export/trace tiler/export/vector",
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "pace", "pool", "roster", "waiting", "watch", "windows")
+PLAIN = (
+    "answers", "assemble", "blend", "combine", "ensemble", "flight", "mosaic", "pace", "pool", "roster", "taps",
+    "waiting", "watch", "windows",
+)  # fmt: skip
 
 
 def imported(file: Path) -> set[str]:

@@ -59,6 +59,7 @@ from tiler.shared_cache import SharedCache
 from tiler.showcase import showcase
 from tiler.tiles import TileRequest, answer_tile, open_reader
 from tiler.turnover import Reloaded
+from tiler.values import Output
 from tiler.vendor import static_dir
 from tiler.watch import Watch
 
@@ -163,6 +164,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_gsd_factor=settings.max_gsd_factor,
         max_window_pixels=settings.max_window_pixels,
         ttl=settings.layer_ttl,
+        gsds=settings.gsds,
     )
     limits = Limits(settings.max_tile_pixels, settings.max_request_pixels, settings.max_side)
     catalog.busy = lambda: engine.busy
@@ -446,10 +448,12 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
         )
 
     @router.get("/legend.json", operation_id=f"{name}.getLegend", response_class=JSONResponse)
-    async def legend(names: Annotated[tuple[str, str], Depends(pair)]) -> list[dict[str, Any]] | dict[str, Any]:
-        """Classes with numbers, names and colours, or what the colours of values stand for."""
+    async def legend(
+        names: Annotated[tuple[str, str], Depends(pair)], output: Output | None = None
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """Classes with numbers, names and colours, or what the colours of values, or of output=spread, stand for."""
         reader = await state.service.engine.open(state.open, *names)
-        return legend_of(reader.layer.loaded)
+        return legend_of(reader.layer.loaded, output)
 
     @router.get("/1.0.0/WMTSCapabilities.xml", operation_id=f"{name}.getWMTS", response_class=Response)
     async def wmts(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> Response:

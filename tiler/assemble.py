@@ -105,6 +105,8 @@ def _planes_of(layer: Layer, style: Style) -> Callable[[Scores], Planes | None] 
         return lambda scores: scores.components
     if style.output == "value":
         return lambda scores: scores.values
+    if style.output == "spread":
+        return lambda scores: scores.spread
     return (lambda scores: scores.probabilities) if wants(layer, style) else None
 
 
@@ -171,10 +173,10 @@ def _classes(
     if style.output == "class":
         valid = _chosen(valid, classes, style)
         if style.threshold is not None and decides is None:
-            valid = valid & (_confidence(layer, classes, _known(planes)) >= style.threshold)
+            valid = valid & (confidence(layer, classes, _known(planes)) >= style.threshold)
         return valid, classes[None]
     planes = _known(planes)
-    values = planes if style.output == "probability" else _confidence(layer, classes, planes)[None]
+    values = planes if style.output == "probability" else confidence(layer, classes, planes)[None]
     if style.output == "probability" and style.classes:
         values = planes[[_position(layer, value) for value in style.classes]]
     if style.threshold is not None and (decides is None or style.output == "probability"):
@@ -202,12 +204,12 @@ def _position(layer: Layer, value: int) -> int:
     return next(index for index, item in enumerate(layer.model.classes) if item.value == value)
 
 
-def _confidence(layer: Layer, classes: Classes, planes: Floats) -> Floats:
+def confidence(layer: Layer, classes: Classes, planes: Floats) -> Floats:
     """The winner's probability; of a mask, that of the class that is shown, which a threshold may have chosen."""
     if layer.loaded.binary:
         return np.asarray(np.where(classes == layer.model.classes[1].value, planes[1], planes[0]))
-    confidence: Floats = planes.max(axis=0)
-    return confidence
+    found: Floats = planes.max(axis=0)
+    return found
 
 
 def _pooled(

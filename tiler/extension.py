@@ -42,6 +42,7 @@ from tiler.reader import Service, reader_of
 from tiler.roster import number_of, parse_address
 from tiler.routes import InferenceRoute, inline
 from tiler.tiles import TileRequest, answer_tile, open_reader, render
+from tiler.values import Output
 
 
 class InferenceFactory:
@@ -275,9 +276,10 @@ def add_legend(router: APIRouter, catalog: Catalog, operation_id: str) -> None:
     @router.get("/legend.json", operation_id=operation_id, response_class=JSONResponse)
     def legend(
         model: Annotated[str, Path(description="Name of the model")],
+        output: Output | None = None,
     ) -> list[dict[str, Any]] | dict[str, Any]:
-        """Classes with numbers, names and colours, or what the colours of values stand for."""
-        return legend_of(catalog.model(parse_address(model).model))
+        """Classes with numbers, names and colours, or what the colours of values, or of output=spread, stand for."""
+        return legend_of(catalog.model(parse_address(model).model), output)
 
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:

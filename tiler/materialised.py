@@ -252,7 +252,8 @@ def register(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Pa
         path: the finished file, under its final name.
 
     Returns:
-        The registration; None for a file that cannot be served from: warped off the layer's grid, or not on a disk.
+        The registration; None for a file that cannot be served from: of several scenes, warped off the layer's grid, or
+        not on a disk.
 
     Raises:
         InferenceError: the file cannot be read, or is not an export.
@@ -267,7 +268,7 @@ def register(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Pa
             tags, shape, bands, levels = dataset.tags(), dataset.shape, dataset.count, dataset.overviews(1)
     except (RasterioError, OSError) as error:
         raise InferenceError(f"{name!r} cannot be registered: it is not a GeoTIFF", "Export it again") from error
-    if f"{TAG}REVISION" in tags and f"{TAG}REGION" not in tags:
+    if f"{TAG}OUTPUT" in tags and f"{TAG}REGION" not in tags:
         return None
     try:
         region = [int(number) for number in json.loads(tags[f"{TAG}REGION"])]

@@ -84,8 +84,8 @@ def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., An
         output: Annotated[
             Output | None,
             Query(
-                description="Of classes: their numbers (default), probabilities, or confidence. Of a regression: its "
-                "value. Of an embedding: rgb (default of pictures) or value (default of numbers)"
+                description="Of classes: their numbers (default), probabilities, or confidence; of an ensemble also "
+                "spread. Of a regression: its value. Of an embedding: rgb (default of pictures) or value (of numbers)"
             ),
         ] = None
         class_names: Annotated[

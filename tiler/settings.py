@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="Models by name: folder, ONNX file, or a reference into the registry (landcover@champion)",
     )
+    gsds: dict[Name, list[float]] = Field(
+        default_factory=dict,
+        description="Models (files) served as an ensemble of themselves: metres per pixel, landcover -> [0.5, 1, 2]",
+    )
     registry: str | None = Field(
         None, description="Registry whose models are served by name, name@alias or name:3: a folder or URL"
     )

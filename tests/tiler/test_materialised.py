@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 from rasterio.warp import transform as transform_points
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from model_registry.testing import conv_chain, instance_norm, write_model
 from tests.tiler.exports import NODATA, write_export
@@ -36,10 +37,12 @@ from tests.tiler.helpers import (
     write_scene,
 )
 from tiler.app import create_app
+from tiler.cli import GDAL_DEFAULTS
+from tiler.cli import app as cli
 from tiler.errors import InferenceError
 from tiler.materialised import Export, Exports, Materialised, register
 from tiler.predict import Limits
-from tiler.settings import Settings
+from tiler.settings import SceneSettings, Settings
 from tiler.values import Rect
 
 HEIGHT, WIDTH = 600, 840
@@ -525,6 +528,68 @@ def test_probabilities_of_a_wide_map_are_means(place: Place, server: Server, tmp
     assert rgba(answer.content)[149, 209, 3] == 255
 
 
+# From an export of our own
+
+
+@pytest.mark.parametrize("kind", ["exact", "blended"])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "polygon"])
+def test_an_export_is_shown_as_what_is_inferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, cut: bool
+) -> None:
+    """`tiler export` -> register -> the same bytes at every zoom that is inferred, and pictures below."""
+    mask = np.ones((300, 410), bool)
+    mask[90:140, 180:260] = False
+    scene = write_scene(tmp_path / "s.tif", PIXELS[:, :300, :410], transform=PLACE, mask=mask)
+    if kind == "exact":
+        window: dict[str, Any] = {"multiple": 1, "period": 1, "halo": 2}
+        network, exactness = conv_chain(layers=2, classes=4), "exact"
+    else:
+        window = {"multiple": 1, "period": 1, "halo": 32, "preferred": 128}
+        network, exactness = instance_norm(), "unsafe"
+    model = write_model(
+        tmp_path / "m", network, classes=list("abcd"), window=window, exactness=exactness, gsd=round(RES, 4)
+    )
+    options = ["--output", "class", "--output", "probability"]
+    if cut:
+        ring = [
+            _lonlat(row, col) for row, col in ((20.3, 30.1), (40.2, 380.7), (280.9, 300.3), (250.5, 60.6), (20.3, 30.1))
+        ]
+        (tmp_path / "area.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+        options += ["--aoi", "area.json"]
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(
+        cli, ["export", "s.tif", "-m", "m", "-o", "out.tif", "--runtime", "onnxruntime", *options],
+        env={**GDAL_DEFAULTS, "XDG_STATE_HOME": str(tmp_path / "state")},
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    settings = Settings(
+        scenes={"s": SceneSettings(path=str(scene))}, models={"m": str(model)}, runtime="onnxruntime",
+        materialised=str(tmp_path / "registered"), max_tile_pixels=512 * 512,
+    )  # fmt: skip
+    with TestClient(create_app(settings)) as client:
+        server = Server(client, tmp_path / "registered")
+        tiles = [tile for zoom in (LIVE, ZOOM, ZOOM + 1) for tile in tiles_over(scene, zoom)]
+        before = [server.tile(*_zxy(tile), ".png").content for tile in tiles]
+        forwards, store = server.forwards, server.service.materialised
+        for name in ("out.tif", "out_probability.tif"):
+            assert store.register(name) is not None
+        server.service.engine.cache.clear()
+        kinds = set()
+        for tile, content in zip(tiles, before, strict=True):
+            answer = server.tile(*_zxy(tile), ".png")
+            assert answer.content == content
+            kinds.add(answer.headers["x-inference"])
+        assert "materialised" in kinds and (kinds == {"materialised"}) == (not cut)
+        assert (server.forwards == forwards) == (not cut)
+        wide = _zxy(tiles_over(scene, LIVE - 1)[0])
+        assert numbers(server.tile(*wide))[1].any()
+        share, valid = numbers(server.tile(*wide, output="probability"))
+        assert valid.any() and np.abs(share.sum(axis=0)[valid] - 1).max() < 0.02
+        assert store.counts()["refused"] == 0
+        minzoom = server.client.get("/tilejson.json").json()["minzoom"]
+        assert (minzoom < LIVE) == (not cut)
+
+
 # What changes
 
 
@@ -659,6 +724,9 @@ def test_what_cannot_be_served_from_is_not_registered(place: Place, tmp_path: Pa
         tmp_path / "out.tif", place.other, place.scene, "0123456789ab", tags={"TITILER_INFERENCE_REGION": None}
     )
     assert register(tmp_path, warped) is None
+    none: dict[str, str | None] = {"TITILER_INFERENCE_REGION": None, "TITILER_INFERENCE_REVISION": None}
+    several = write_export(tmp_path / "mosaic.tif", place.other, place.scene, "", tags=none)
+    assert register(tmp_path, several) is None
     assert register(tmp_path, "s3://bucket/out.tif") is None and register(tmp_path, "/vsimem/out.tif") is None
     with pytest.raises(InferenceError, match="not a GeoTIFF"):
         register(tmp_path, tmp_path / "nothing.tif")
