@@ -14,10 +14,22 @@ ROOT = Path(__file__).resolve().parent.parent
 STOREYS = (
     {"confusion", "values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "blend", "combine", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
-    {"areas", "layer", "mosaic", "naming", "sheet", "turnover"},
+    {
+        "allowed",
+        "answers",
+        "blend",
+        "combine",
+        "imagery",
+        "materialised",
+        "models",
+        "pixels",
+        "ramps",
+        "waiting",
+        "zoom",
+    },
+    {"areas", "layer", "mosaic", "naming", "sampled", "sheet", "turnover"},
     {"assemble", "catalog", "labels", "outputs", "paint", "ready", "warming"},
-    {"device", "ensemble", "legend", "seams"},
+    {"device", "ensemble", "legend", "overview", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"shadow", "survey"},
@@ -58,10 +70,11 @@ HOMES = {
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
     "rasterio": "tiler/allowed tiler/areas tiler/background tiler/cli/serving tiler/demo/canvas "
-    "tiler/demo/scene tiler/export/aoi tiler/export/area tiler/export/cog tiler/export/features "
-    "tiler/export/frame tiler/export/ground tiler/export/parts tiler/export/vector tiler/grid "
-    "tiler/labels tiler/paint tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles "
-    "tiler/truth tiler/values tiler/zoom",
+    "tiler/demo/scene tiler/documents tiler/export/aoi tiler/export/area tiler/export/cog "
+    "tiler/export/features tiler/export/frame tiler/export/ground tiler/export/parts "
+    "tiler/export/vector tiler/grid tiler/labels tiler/materialised tiler/overview tiler/paint "
+    "tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene tiler/tiles tiler/truth "
+    "tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "

@@ -48,6 +48,7 @@ from tiler.imagery import Imagery
 from tiler.label_params import OpenLabels
 from tiler.labels import Labels, labels_over, reading_of
 from tiler.legend import legend_of
+from tiler.materialised import Materialised
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
 from tiler.params import inference_params, offered_format
@@ -204,7 +205,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     shadow = None
     if settings.shadow:
         shadow = Shadow(engine, limits, settings.shadow, catalog.models.identify, settings.shadow_share)
-    service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow)
+    materialised = Materialised(settings.materialised or None)
+    service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow, materialised=materialised)
     state = State(settings, service, _default_pair(settings, catalog))
     registry = catalog.models.registry
     watch = None
@@ -300,6 +302,7 @@ def _add_page(app: FastAPI, state: State) -> None:
         state.service.engine,
         lambda: {name: entry.nbytes for name, entry in models.pool.entries().items()},
         list if shadow is None else shadow.report,
+        state.service.materialised.counts,
     )
 
     @app.get("/metrics", include_in_schema=False)
@@ -405,7 +408,14 @@ def _add_urls(app: FastAPI, state: State) -> None:
         reader=UrlReader,
         path_dependency=allowed_path(settings.allowed_urls, allow_private=settings.allow_private_addresses),
         add_viewer=False,
-        extensions=[inferenceExtension(catalog=service.catalog, engine=service.engine, limits=service.limits)],
+        extensions=[
+            inferenceExtension(
+                catalog=service.catalog,
+                engine=service.engine,
+                limits=service.limits,
+                materialised=service.materialised,
+            )
+        ],
     )
     app.include_router(factory.router, prefix="/cog", tags=["url"])
     # Of the imagery's own endpoints; without the one for everything, whose answer would tell what went wrong inside.
