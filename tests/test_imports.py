@@ -34,8 +34,8 @@ STOREYS = (
     {"metrics", "predict"},
     {"shadow", "survey"},
     {"check", "export", "fitting", "info", "reader"},
-    {"documents", "marks", "routes"},
-    {"cards", "label_params", "params", "tiles"},
+    {"documents", "jobs", "marks", "routes"},
+    {"cards", "exporting", "label_params", "params", "tiles"},
     {"truth"},
     {"extension", "showcase"},
     {"app"},
@@ -54,10 +54,10 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/label_params tiler/params tiler/routes "
+    "fastapi": "tiler/allowed tiler/app tiler/exporting tiler/extension tiler/label_params tiler/params tiler/routes "
     "tiler/showcase tiler/truth",
-    "starlette": "tiler/app tiler/extension tiler/middleware tiler/label_params tiler/params tiler/routes "
-    "tiler/showcase tiler/tiles tiler/truth",
+    "starlette": "tiler/app tiler/exporting tiler/extension tiler/label_params tiler/middleware tiler/params "
+    "tiler/routes tiler/showcase tiler/tiles tiler/truth",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
     "uvicorn": "tiler/background tiler/cli/serving",
     "ipyleaflet": "tiler/notebook",
