@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
+    {"confusion", "values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {
         "allowed",
@@ -27,15 +27,16 @@ STOREYS = (
         "waiting",
         "zoom",
     },
-    {"layer", "mosaic", "sampled", "sheet", "turnover"},
-    {"assemble", "catalog", "outputs", "paint", "ready", "warming"},
+    {"areas", "layer", "mosaic", "sampled", "sheet", "turnover"},
+    {"assemble", "catalog", "labels", "outputs", "paint", "ready", "warming"},
     {"device", "ensemble", "legend", "overview", "seams"},
     {"engine"},
     {"metrics", "predict"},
-    {"shadow"},
+    {"shadow", "survey"},
     {"check", "export", "fitting", "info", "reader"},
-    {"documents", "routes"},
-    {"cards", "params", "tiles"},
+    {"documents", "marks", "routes"},
+    {"cards", "naming", "params", "tiles"},
+    {"truth"},
     {"extension", "showcase"},
     {"app"},
     {"cli"},
@@ -52,9 +53,11 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes tiler/showcase",
-    "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/showcase tiler/tiles",
-    "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
+    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/naming tiler/params tiler/routes tiler/showcase "
+    "tiler/truth",
+    "starlette": "tiler/app tiler/extension tiler/middleware tiler/naming tiler/params tiler/routes tiler/showcase "
+    "tiler/tiles tiler/truth",
+    "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/ensemble "
@@ -63,10 +66,11 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/documents tiler/export/aoi "
-    "tiler/export/area tiler/export/cog tiler/export/features tiler/export/frame tiler/export/ground "
-    "tiler/export/parts tiler/export/vector tiler/grid tiler/materialised tiler/overview tiler/paint "
-    "tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene tiler/tiles tiler/values tiler/zoom",
+    "rasterio": "tiler/allowed tiler/areas tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/documents "
+    "tiler/export/aoi tiler/export/area tiler/export/cog tiler/export/features "
+    "tiler/export/frame tiler/export/ground tiler/export/parts tiler/export/vector tiler/grid "
+    "tiler/labels tiler/materialised tiler/overview tiler/paint tiler/pixels tiler/predict tiler/reader tiler/sampled "
+    "tiler/scene tiler/tiles tiler/truth tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
@@ -90,8 +94,8 @@ HOMES = {
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
 PLAIN = (
-    "answers", "assemble", "blend", "combine", "ensemble", "flight", "mosaic", "pace", "pool", "roster", "taps",
-    "waiting", "watch", "windows",
+    "answers", "assemble", "blend", "combine", "confusion", "ensemble", "flight", "mosaic", "pace", "pool", "roster",
+    "taps", "waiting", "watch", "windows",
 )  # fmt: skip
 
 

@@ -26,7 +26,9 @@ from tiler.values import Classes
 
 DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON"}
 LAYER = "classes"
+# Features, or vertices, that are written together.
 BATCH = 20_000
+BATCH_VERTICES = 500_000
 NO_COLOR = "#808080"
 
 
@@ -86,6 +88,7 @@ class FeatureFile:
         self._colors = {item.value: "#{:02x}{:02x}{:02x}".format(*item.color[:3]) for item in classes}
         self._tags = {key: value for key, value in tags.items() if key.startswith("TITILER_INFERENCE_")}
         self._held: list[tuple[Shapes, Classes]] = []
+        self._vertices = 0
         self._package = aside / "polygons.gpkg"
         self._written = False
         self.count = 0
@@ -94,7 +97,8 @@ class FeatureFile:
         """Take polygons in pixel coordinates (x = column, y = -row) and the class of each."""
         self._held.append((shapes, numbers))
         self.count += len(shapes)
-        if sum(len(held) for held, _ in self._held) >= BATCH:
+        self._vertices += int(shapely.get_num_coordinates(shapes).sum())
+        if sum(len(held) for held, _ in self._held) >= BATCH or self._vertices >= BATCH_VERTICES:
             self._flush()
 
     def finish(self) -> None:
@@ -127,6 +131,7 @@ class FeatureFile:
         shapes = np.concatenate([shapes for shapes, _ in self._held] or [np.empty(0, object)])
         numbers = np.concatenate([numbers for _, numbers in self._held] or [np.empty(0, np.uint8)])
         self._held.clear()
+        self._vertices = 0
         a, e, c, f = self._affine.a, self._affine.e, self._affine.c, self._affine.f
         shapes = shapely.transform(shapes, lambda points: points * (a, -e) + (c, f))
         areas = self._ground.areas(shapes)

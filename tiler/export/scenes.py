@@ -80,7 +80,7 @@ def _of_word(word: str, asset: str | None) -> Iterator[NamedScene]:
     if is_document:
         yield from _of_document(word, asset, is_remote=bool(scheme))
     elif scheme or word.startswith("/vsi") or Path(word).is_file():
-        yield NamedScene(_stem(word if scheme else path), word, PurePosixPath(path).parent.name)
+        yield NamedScene(_stem(word), word, PurePosixPath(path).parent.name)
     elif glob.has_magic(word):
         files = [file for file in sorted(glob.glob(word, recursive=True)) if Path(file).is_file()]
         if not files:

@@ -20,8 +20,12 @@ from tiler.export.regions import Ints, Strip
 from tiler.values import Classes
 
 Shapes = NDArray[np.object_]
+Points = NDArray[np.int32]
 # Strips done, polygons in pixel coordinates (x = column, y = -row), the class of each (uint8).
 Batch = tuple[int, Shapes, Classes]
+
+# Of areas that are handed on together; one alone may have more.
+BATCH_VERTICES = 500_000
 
 # The four sides of a pixel in the order in which an outline turns left: top (walked west), left (south), bottom (east),
 # right (north).
@@ -32,12 +36,12 @@ HEAD_ROW, HEAD_COL = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])
 class Lines:
     """Outlines of one strip, or closed rings.
 
-    vertices: int64 [n, 2], (column, row) in the raster. ends: int64 [lines], where each line ends in `vertices`.
+    vertices: int32 [n, 2], (column, row) in the raster. ends: int64 [lines], where each line ends in `vertices`.
     area: int64 [lines], whose outline it is. start, next: int64 [lines], the side that a line begins with, and the one
     that it goes on with in another strip; -1 for closed rings.
     """
 
-    vertices: Ints
+    vertices: Points
     ends: Ints
     area: Ints
     start: Ints
@@ -48,8 +52,8 @@ class Lines:
 class _Pending:
     """The outline of an area that is not complete yet."""
 
-    rings: list[Ints] = field(default_factory=list)
-    pieces: dict[int, tuple[Ints, int]] = field(default_factory=dict)
+    rings: list[Points] = field(default_factory=list)
+    pieces: dict[int, tuple[Points, int]] = field(default_factory=dict)
 
 
 def polygons(strips: Iterable[Strip], width: int, last: NDArray[np.int32]) -> Iterator[Batch]:
@@ -81,21 +85,26 @@ def polygons(strips: Iterable[Strip], width: int, last: NDArray[np.int32]) -> It
             else:
                 kept.pieces[int(found.start[line])] = vertices, then
         shapes, areas = _assembled(found.vertices[np.repeat(inner, lengths)], lengths[inner], found.area[inner])
+        yield strip.number + 1, shapes, strip.class_of(areas)
         complete = [area for area in pending if last[area] == strip.number]
-        rings = [(area, ring) for area in complete for ring in _closed(pending.pop(area))]
-        if not rings:
-            yield strip.number + 1, shapes, strip.class_of(areas)
-            continue
-        more, names = _assembled(
-            np.concatenate([ring for _, ring in rings]),
-            np.array([len(ring) for _, ring in rings]),
-            np.array([area for area, _ in rings]),
-        )
-        numbers = np.array([classes.pop(area) for area in names.tolist()], np.uint8)
-        yield strip.number + 1, np.concatenate([shapes, more]), np.concatenate([strip.class_of(areas), numbers])
+        while complete:
+            # A few at a time: with the last strip all that reach through the scene are complete.
+            rings: list[tuple[int, Points]] = []
+            held = 0
+            while complete and held < BATCH_VERTICES:
+                area = complete.pop()
+                closed = _closed(pending.pop(area))
+                rings += [(area, ring) for ring in closed]
+                held += sum(map(len, closed))
+            shapes, areas = _assembled(
+                np.concatenate([ring for _, ring in rings]),
+                np.array([len(ring) for _, ring in rings]),
+                np.array([area for area, _ in rings]),
+            )
+            yield strip.number + 1, shapes, np.array([classes.pop(area) for area in areas.tolist()], np.uint8)
 
 
-def _assembled(vertices: Ints, lengths: Ints, area: Ints) -> tuple[Shapes, Ints]:
+def _assembled(vertices: Points, lengths: Ints, area: Ints) -> tuple[Shapes, Ints]:
     """Polygons of whole areas from rings of `lengths` vertices each, and the area that each is; in order of areas."""
     if not len(lengths):
         return np.empty(0, object), np.empty(0, np.int64)
@@ -156,12 +165,11 @@ def outlines(ids: Ints, row: int, above: Ints, below: Ints) -> Lines:
     sequence, ends, first, final = _walked(place, corner | leaves, leaves)
     pixel, edge = np.divmod(code[sequence], 4)
     is_corner = corner[sequence]
-    vertices = np.stack([pixel % step - 1 + HEAD_COL[edge], pixel // step - 1 + row + HEAD_ROW[edge]], axis=1)[
-        is_corner
-    ]
+    pixel, edge = pixel[is_corner], edge[is_corner]
+    vertices = np.stack([pixel % step - 1 + HEAD_COL[edge], pixel // step - 1 + row + HEAD_ROW[edge]], axis=1)
     kept_ends = np.concatenate([[0], np.cumsum(is_corner)])[ends]
     following = np.where(leaves[final], absolute(follows[final]), -1)
-    return Lines(vertices, kept_ends, flat[code[first] // 4], absolute(code[first]), following)
+    return Lines(vertices.astype(np.int32), kept_ends, flat[code[first] // 4], absolute(code[first]), following)
 
 
 def _walked(place: Ints, stops: NDArray[np.bool_], leaves: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints, Ints]:
@@ -209,7 +217,7 @@ def _walked(place: Ints, stops: NDArray[np.bool_], leaves: NDArray[np.bool_]) ->
     )
 
 
-def _closed(pending: _Pending) -> list[Ints]:
+def _closed(pending: _Pending) -> list[Points]:
     """All rings of a complete area."""
     rings, pieces = pending.rings, pending.pieces
     while pieces:

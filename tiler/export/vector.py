@@ -1,11 +1,11 @@
 """A class raster as polygons: one feature for each connected area of a class, in a GeoPackage, FlatGeobuf or GeoJSON.
 
-What is held in memory does not grow with the raster, but with what is in it: a window of `block_pixels` (about 50 bytes
-a pixel, 150 where hardly a pixel is like the next), the outlines of areas that are not complete yet, and the polygons
-of one strip. An area that spans the scene is complete with its last strip, and is one feature however many vertices it
-has. With `simplify` all polygons are held at once, since neighbours are simplified together: about 200 bytes a vertex,
-for at most `MOST_VERTICES`. On disk, besides the result: a byte for each pixel with `min_area`, and a GeoPackage of the
-result for the two other formats, both beside `out` until it is complete.
+What is held in memory does not grow with the raster, but with what is in it: a window of `block_pixels` (about 80 bytes
+a pixel, 250 where hardly a pixel is like the next), the outlines of areas that are not complete yet (8 bytes a vertex),
+and the polygons of one strip. An area that spans the scene is complete with its last strip, and is one feature however
+many vertices it has. With `simplify` all polygons are held at once, since neighbours are simplified together: about 200
+bytes a vertex, for at most `MOST_VERTICES`. On disk, besides the result: a byte for each pixel with `min_area`, and a
+GeoPackage of the result for the two other formats, both beside `out` until it is complete.
 
 Needs the extra `vector`.
 """
