@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,3 +192,13 @@ def test_a_plain_room_needs_numpy_at_most(room: str) -> None:
         set(HOMES) | {"morecantile", "affine", "pyproj", "pydantic", "cachetools", "attrs"}
     )
     assert foreign == set()
+
+
+def test_an_export_does_not_wait_for_what_only_maps_need() -> None:
+    code = (
+        "import sys, tiler.cli, tiler.export.local, tiler.export.cluster\n"
+        "web = {'morecantile', 'pydantic', 'fastapi', 'titiler', 'rio_tiler', 'distributed', 'torch'}\n"
+        "print(sorted(web & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
