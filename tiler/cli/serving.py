@@ -43,10 +43,15 @@ def serve(
     bidx: BidxOption = None,
     max_gsd_factor: FactorOption = None,
     gsds: GsdsOption = None,
+    exports: Annotated[
+        Path | None, typer.Option(help="Folder for exports over HTTP; without it there are none")
+    ] = None,
 ) -> None:
     """Serve predictions: SCENE with --model, or what TILER_CONFIG and the environment name."""
     with told():
-        _run(_settings(scene, model, bidx, max_gsd_factor, gsds=numbers_of(gsds, "--gsds")), host, port)
+        _run(
+            _settings(scene, model, bidx, max_gsd_factor, gsds=numbers_of(gsds, "--gsds"), exports=exports), host, port
+        )
 
 
 def info(
@@ -91,7 +96,8 @@ def demo(
             for path, write in ((scene, write_picture), (labels, write_truth)):
                 if not path.exists():
                     write(path, landscape)
-        settings = _settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover"))
+        names = ("demo", "landcover")
+        settings = _settings(str(scene), str(MODEL_FOLDER), None, None, names=names, exports=folder / "exports")
         settings.scenes["demo"].title = "Invented landscape, 0.5 m"
         settings.scenes["demo"].labels = LabelSettings(path=str(labels), title="As it was drawn")
         _run(settings, host, _free_port(host, port))
@@ -104,6 +110,7 @@ def _settings(
     max_gsd_factor: float | None,
     names: tuple[str, str] | None = None,
     gsds: list[float] | None = None,
+    exports: Path | None = None,
 ) -> Settings:
     from tiler.naming import name_for
     from tiler.settings import SceneSettings, Settings
@@ -119,6 +126,8 @@ def _settings(
             given["gsds"] = {model_name: gsds}
     elif gsds:
         raise typer.BadParameter("--gsds is for SCENE and --model; in a settings file write `gsds:`")
+    if exports is not None:
+        given["exports"] = exports
     if max_gsd_factor is not None:
         given["max_gsd_factor"] = max_gsd_factor
     settings = Settings(**given)
