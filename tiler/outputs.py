@@ -14,7 +14,9 @@ def offered(model: Model) -> tuple[Output, ...]:
         return ("value",)
     if model.kind == "embedding":
         return ("rgb", "value")
-    return ("class",) if model.emits == "labels" else ("class", "probability", "confidence")
+    if model.emits == "labels":
+        return ("class", "class_confidence")  # which says of the confidence that it is not known
+    return ("class", "probability", "confidence", "class_confidence")
 
 
 def style_of(

@@ -10,8 +10,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-# Of classes: their numbers, probabilities, the winner's probability. Else: values, an embedding's components in colour.
-Output = Literal["class", "probability", "confidence", "value", "rgb"]
+# Of classes: their numbers, probabilities, the winner's probability, its number with it.
+# Else: values, an embedding's components in colour.
+Output = Literal["class", "probability", "confidence", "class_confidence", "value", "rgb"]
 NUMBERS = ("value", "rgb")
 Resampling = Literal["nearest", "bilinear"]
 
