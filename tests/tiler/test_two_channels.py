@@ -95,7 +95,7 @@ def test_numbers_at_a_point_and_what_has_no_meaning(served: Host, scene: Path) -
 
 def test_a_model_that_answers_numbers_only_says_that_its_confidence_is_not_known(tmp_path: Path) -> None:
     pixels = np.arange(200 * 300).reshape(1, 200, 300).astype(np.uint8) % 4
-    scene, listed = write_scene(tmp_path / "scene.tif", pixels), [str(number) for number in range(255)]
+    scene, listed = write_scene(tmp_path / "scene.tif", pixels), [str(number) for number in range(256)]
     options = {"bands": ["x"], "scaling": None, "output": {"emits": "labels"}, "gsd": round(RES, 4)}
     options |= {"window": {"multiple": 1, "period": 1, "halo": 0}, "exactness": "exact"}
     served = host({"labels": write_model(tmp_path / "labels", passthrough(), classes=listed, **options)})
@@ -104,7 +104,8 @@ def test_a_model_that_answers_numbers_only_says_that_its_confidence_is_not_known
     answer = served.get(where + ".png", scene, output="class_confidence")
     assert answer.status_code == 200, answer.text
     red, green, blue = bands(answer.content)
-    classes, valid = served.npy(where + ".npy", scene)
+    classes, sure, valid = served.npy(where + ".npy", scene, output="class_confidence")
     np.testing.assert_array_equal(red, classes * (valid > 0))
+    assert (sure[valid > 0] == -1).all() and set(np.unique(red[blue > 0])) == {0, 1, 2, 3}
     assert (green[blue > 0] == 255).all() and (blue > 0).any()
     served.extension.engine.close()
