@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "leaving", "pace", "roster", "vendor", "watch"},
+    {"values", "errors", "flight", "leaving", "pace", "policy", "roster", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
     {"layer", "mosaic", "sheet", "turnover"},

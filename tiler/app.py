@@ -48,6 +48,7 @@ from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
 from tiler.params import inference_params, offered_format
 from tiler.predict import Limits
+from tiler.policy import page_headers
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.roster import parse_address
 from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
@@ -276,7 +277,12 @@ def _add_page(app: FastAPI, state: State) -> None:
         """The map page; a WMTS client that asks here by KVP gets the default pair."""
         if state.default_pair and _asks_wmts(request):
             return await _wmts_kvp(request, state, *state.default_pair)
-        return FileResponse(static / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(static / "index.html", headers=page_headers(state.settings.frame_ancestors))
+
+    @app.get("/api/features", operation_id="listFeatures")
+    async def features() -> dict[str, bool]:
+        """What the operator has switched on; the page asks here, since browsers log each 404 as an error."""
+        return {"exports": any(getattr(route, "path", "") == "/exports" for route in app.routes)}
 
     @app.get("/api/pairs", operation_id="listPairs")
     async def pairs() -> list[dict[str, Any]]:
@@ -307,6 +313,9 @@ def _describe_pairs(state: State, names: list[tuple[str, str]]) -> list[dict[str
                     "title": f"{state.settings.scenes[scene].title or scene}: {title}",
                     "imagery": f"{scene}/imagery/{{z}}/{{x}}/{{y}}.png",
                     "tilejson": f"{scene}/{model}/tilejson.json",
+                    "scene_title": state.settings.scenes[scene].title or scene,
+                    "bounds": list(opened.geographic_bounds),
+                    "gsd": max(opened.gsd),
                 }
             )
     return found
