@@ -16,6 +16,7 @@ import {watchUse} from './use.js';
 import {waitingLayer} from './waiting.js';
 
 const CLOSER = 3; // zooms beyond the model's own pixels that the view allows
+const REMEMBER_MS = 200;
 const STEP = 5; // percent of opacity that a key changes
 
 class Viewer {
@@ -206,8 +207,13 @@ class Viewer {
     });
   }
 
-  /** Put the state into the address, and tell the page around. */
+  /** Put the state into the address, and tell the page around; not at every step of a slider, which browsers forbid. */
   remember() {
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.write(), REMEMBER_MS);
+  }
+
+  write() {
     const {view} = this.panes, center = view.getCenter();
     if (!center || !this.tilejson) return;
     const [lon, lat] = ol.proj.toLonLat(center), place = {zoom: view.getZoom(), lat, lon};

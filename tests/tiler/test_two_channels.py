@@ -31,7 +31,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     made = host(
         {
             "cover": write_model(folder / "cover", conv_chain(layers=1, classes=5), classes=list("abcde"), **options),
-            "mask": write_model(folder / "mask", conv_chain(layers=1, classes=1), classes=["no", "yes"], output={"activation": "sigmoid"}, **options),
+            "mask": write_model(
+                folder / "mask",
+                conv_chain(layers=1, classes=1),
+                classes=["no", "yes"],
+                output={"activation": "sigmoid"},
+                **options,
+            ),
         }
     )
     yield made
