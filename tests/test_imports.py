@@ -12,18 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"values", "errors", "flight", "leaving", "pace", "policy", "roster", "vendor", "watch"},
+    {"confusion", "values", "errors", "flight", "leaving", "pace", "policy", "roster", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {"allowed", "answers", "blend", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
-    {"layer", "mosaic", "sheet", "turnover"},
-    {"assemble", "catalog", "outputs", "paint", "ready", "warming"},
+    {"areas", "layer", "mosaic", "sheet", "turnover"},
+    {"assemble", "catalog", "labels", "outputs", "paint", "ready", "warming"},
     {"device", "legend", "seams"},
     {"engine"},
     {"metrics", "predict"},
-    {"shadow"},
+    {"shadow", "survey"},
     {"check", "fitting", "info", "reader"},
-    {"documents", "routes"},
-    {"cards", "params", "tiles"},
+    {"documents", "marks", "routes"},
+    {"cards", "naming", "params", "tiles"},
+    {"truth"},
     {"extension", "showcase"},
     {"app"},
     {"cli"},
@@ -40,9 +41,11 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/params tiler/routes tiler/showcase",
-    "starlette": "tiler/app tiler/extension tiler/middleware tiler/params tiler/routes tiler/showcase tiler/tiles",
-    "titiler": "tiler/app tiler/extension tiler/params tiler/tiles",
+    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/naming tiler/params tiler/routes tiler/showcase "
+    "tiler/truth",
+    "starlette": "tiler/app tiler/extension tiler/middleware tiler/naming tiler/params tiler/routes tiler/showcase "
+    "tiler/tiles tiler/truth",
+    "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
     "uvicorn": "tiler/cli/serving",
     "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/intake "
@@ -51,8 +54,9 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid tiler/paint "
-    "tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/values tiler/zoom",
+    "rasterio": "tiler/allowed tiler/areas tiler/cli/serving tiler/demo/canvas tiler/demo/scene tiler/grid "
+    "tiler/labels tiler/paint tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles tiler/truth "
+    "tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "
@@ -69,7 +73,20 @@ HOMES = {
 }
 
 # Rooms of plain Python and numpy, tested in milliseconds; besides values, errors and the standard library.
-PLAIN = ("answers", "assemble", "blend", "flight", "mosaic", "pace", "pool", "roster", "waiting", "watch", "windows")
+PLAIN = (
+    "answers",
+    "assemble",
+    "blend",
+    "confusion",
+    "flight",
+    "mosaic",
+    "pace",
+    "pool",
+    "roster",
+    "waiting",
+    "watch",
+    "windows",
+)
 
 
 def imported(file: Path) -> set[str]:

@@ -6,12 +6,14 @@
     where {model} is `name`, and of a registry also `name@alias` or `name:3`, each with or without @{revision}
 ... tilejson.json  1.0.0/WMTSCapabilities.xml  point/{lon},{lat}  legend.json  statistics  feature  bbox  preview
 /{scene}/imagery/{z}/{x}/{y}.png                  the scene itself
+/{scene}/labels/{z}/{x}/{y}.png                   its labels; ... errors/{z}/{x}/{y}.png, POST accuracy, areas: `truth`
 /models  /models/{model}                          what is known of the models, see `showcase`
 """
 
 import functools
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,7 +37,7 @@ from titiler.core.dependencies import DefaultDependency
 from titiler.core.errors import DEFAULT_STATUS_CODES, add_exception_handlers
 from titiler.core.factory import TilerFactory
 
-from model_registry import LoadedModel
+from model_registry import LoadedModel, Model
 from tiler import __version__, documents, zoom
 from tiler.allowed import UrlReader, allowed_path
 from tiler.catalog import Catalog
@@ -43,9 +45,11 @@ from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
 from tiler.extension import InferenceFactory, inferenceExtension, sub_factory
 from tiler.imagery import Imagery
+from tiler.labels import Labels, labels_over, reading_of
 from tiler.legend import legend_of
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
+from tiler.naming import OpenLabels
 from tiler.params import inference_params, offered_format
 from tiler.predict import Limits
 from tiler.policy import page_headers
@@ -58,6 +62,7 @@ from tiler.shadow import Shadow
 from tiler.shared_cache import SharedCache
 from tiler.showcase import showcase
 from tiler.tiles import TileRequest, answer_tile, open_reader
+from tiler.truth import add_errors, add_label_tiles, add_surveys
 from tiler.turnover import Reloaded
 from tiler.vendor import static_dir
 from tiler.watch import Watch
@@ -92,6 +97,7 @@ class State:
     service: Service
     default_pair: tuple[str, str] | None = None
     imagery: dict[str, Imagery] = field(default_factory=dict)
+    labels: dict[str, tuple[float, Labels]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the one reader class of all named pairs."""
@@ -111,6 +117,28 @@ class State:
             scene, chosen = open_scene(self.scene(name)), self.settings.scenes[name]
             self.imagery[name] = Imagery(scene, chosen.display_bands, chosen.rescale)
         return self.imagery[name]
+
+    def labels_of(self, name: str, imagery: Scene | None = None) -> Labels:
+        """The labels of a named scene, which is opened unless given.
+
+        Raises:
+            UnknownNameError: it has none.
+            SceneError: they cannot be used.
+        """
+        scene, chosen = self.scene(name), self.settings.scenes[name].labels
+        if chosen is None:
+            raise UnknownNameError(f"scene {name!r} has no labels", "Register them as scenes.NAME.labels")
+        until, kept = self.labels.get(name, (0.0, None))
+        if kept is None or time.monotonic() > until or not kept.scene.is_current:
+            kept = labels_over(open_scene(chosen.path), chosen.ref(), imagery or open_scene(scene))
+            self.labels[name] = time.monotonic() + self.settings.layer_ttl, kept
+        return kept
+
+    def labels_and_model(self, scene: str, model: str | None) -> tuple[Labels, Model]:
+        """Labels by the scene's name, and the model in whose classes they are read, by its own; it is not loaded."""
+        labels, models = self.labels_of(scene), self.service.catalog.models
+        wanted = model or (self.default_pair[1] if self.default_pair else models.names[0])
+        return labels, models.look_at(models.identify(parse_address(wanted).model))
 
     def warm(self, loaded: LoadedModel) -> None:
         """Put windows through a model before it answers, none larger than the operator allows."""
@@ -316,9 +344,24 @@ def _describe_pairs(state: State, names: list[tuple[str, str]]) -> list[dict[str
                     "scene_title": state.settings.scenes[scene].title or scene,
                     "bounds": list(opened.geographic_bounds),
                     "gsd": max(opened.gsd),
+                    **_told_of_labels(state, scene, opened, model),
                 }
             )
     return found
+
+
+def _told_of_labels(state: State, name: str, scene: Scene, model: str) -> dict[str, Any]:
+    """Whether a pair has labels, and which; where they cannot be used: why."""
+    if state.settings.scenes[name].labels is None:
+        return {"labels": False}
+    models = state.service.catalog.models
+    try:
+        labels = state.labels_of(name, scene)
+        if models.is_here(identity := models.identify(model)):
+            reading_of(labels.ref, models.look_at(identity))
+    except InferenceError as error:
+        return {"labels": False, "labels_problem": str(error)}
+    return {"labels": True, "labels_title": labels.title, "labels_version": labels.version}
 
 
 def _title_if_fits(state: State, scene: Scene, model: str) -> str | None:
@@ -395,11 +438,20 @@ def _add_pairs(app: FastAPI, state: State, default: tuple[str, str] | None) -> N
     async def no_environment() -> dict[str, Any]:
         return {}
 
+    async def named_labels(scene: Annotated[str, Path(description="Name of a scene")]) -> OpenLabels:
+        return functools.partial(state.labels_of, scene)
+
+    async def default_labels() -> OpenLabels:
+        return functools.partial(state.labels_of, first[0])
+
     together = APIRouter()
     _add_imagery(together, state)
-    for name, prefix, path, pair, model in (
-        ("pair", "/{scene}/{model}", named_scene, named_pair, named_model),
-        ("default", "", default_scene, default_pair, first[1]),
+    labels = APIRouter(tags=["labels"], route_class=InferenceRoute)
+    add_label_tiles(labels, state.service, state.labels_and_model, WEB_MERCATOR)
+    together.routes.extend(labels.routes)
+    for name, prefix, path, pair, find_labels, model in (
+        ("pair", "/{scene}/{model}", named_scene, named_pair, named_labels, named_model),
+        ("default", "", default_scene, default_pair, default_labels, first[1]),
     ):
         if name == "default" and default is None:
             continue
@@ -419,6 +471,8 @@ def _add_pairs(app: FastAPI, state: State, default: tuple[str, str] | None) -> N
             name=name,
             reader_dependency=inference_params(DefaultDependency, model),
         )
+        add_surveys(sub, find_labels)
+        add_errors(sub, find_labels, WEB_MERCATOR)
         together.routes.extend(sub.router.routes)
     together.routes.sort(key=_parameters)
     app.include_router(together)

@@ -27,6 +27,7 @@ from tiler.catalog import Catalog
 from tiler.documents import running
 from tiler.engine import Engine
 from tiler.legend import answer_of, classes_of, kind_of, legend_of
+from tiler.naming import labels_by_request
 from tiler.params import (
     RenderParams,
     StatsParams,
@@ -41,6 +42,7 @@ from tiler.reader import Service, reader_of
 from tiler.roster import number_of, parse_address
 from tiler.routes import InferenceRoute, inline
 from tiler.tiles import TileRequest, answer_tile, open_reader, render
+from tiler.truth import add_surveys
 
 
 class InferenceFactory:
@@ -238,6 +240,7 @@ class inferenceExtension(FactoryExtension):
             extensions=list(self.extensions),
         )
         add_legend(sub.router, catalog, f"{name}.getLegend")
+        add_surveys(sub, labels_by_request(factory, service))
         factory.router.routes.extend(sub.router.routes)
 
         @factory.router.get(

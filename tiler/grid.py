@@ -27,6 +27,8 @@ NO_PLACE = (CPLE_BaseError, CRSError, RasterioError)
 # A map pixel is looked up with this accuracy (in grid pixels); far below what a nearest lookup can show.
 MAX_INTERPOLATION_ERROR = 0.01
 MAX_CONTROL_INTERVALS = 128
+# Within this share of a grid pixel a place is on its border: more than float64 loses, less than anybody knows.
+BORDER = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,34 @@ def footprint(view: View, grid: Grid, *, max_samples: int = 8, max_total: int = 
     samples = max(1, min(math.ceil(scale - 0.25), math.isqrt(max_total // (view.height * view.width))))
     col_grid, row_grid = _map_to_grid(view, grid, samples)
     return Footprint(rows=row_grid, cols=col_grid, samples=samples)
+
+
+def centres(view: View, grid: Grid) -> Footprint:
+    """`footprint` of one sample per pixel, its centre; exact by borders of grid pixels, so the nearest is right.
+
+    A centre on a border (of labels twice as coarse as the grid each is) belongs to the pixel on its right or below it,
+    whatever rounding errors say, so that it does not depend on the view.
+    """
+    where = footprint(view, grid, max_samples=1)
+    if view.crs == grid.crs:
+        return Footprint(_snapped(where.rows), _snapped(where.cols), where.samples)
+    rows, cols = where.rows, where.cols
+    reach = 2 * MAX_INTERPOLATION_ERROR
+    doubtful = (np.abs(rows - np.round(rows)) < reach) | (np.abs(cols - np.round(cols)) < reach)
+    doubtful &= (rows > -1) & (rows < grid.height + 1) & (cols > -1) & (cols < grid.width + 1)
+    down, across = np.nonzero(doubtful)
+    if len(down):
+        to_map = view.transform
+        xs, ys = to_map.c + to_map.a * (across + 0.5), to_map.f + to_map.e * (down + 0.5)
+        exact = _to_grid(view.crs, grid, xs.tolist(), ys.tolist())
+        cols[doubtful], rows[doubtful] = map(_snapped, exact)
+    return where
+
+
+def _snapped(places: Coordinates) -> Coordinates:
+    """Coordinates, those within BORDER of a whole number being that number."""
+    whole = np.round(places)
+    return np.where(np.abs(places - whole) < BORDER, whole, places)
 
 
 def pixels_per_view_pixel(view: View, grid: Grid) -> float:

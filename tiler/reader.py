@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -247,24 +247,7 @@ class PredictingReader(BaseReader):
 
     def _open(self, env: dict[str, Any]) -> Scene:
         """Read the header, through the host's own reader when it is one that rewrites what it opens."""
-        service, source, driver = self.service, self.input, None
-        if not isinstance(source, SceneRef) and (service.reader is not Reader or self.reader_options):
-            try:
-                with gdal_env(env), service.reader(source, **self.reader_options) as opened:
-                    dataset = getattr(opened, "dataset", None)
-                    if dataset is None:
-                        raise SceneError(
-                            f"{service.reader.__name__} does not read one raster", "Use a factory over single rasters"
-                        )
-                    if not isinstance(dataset, WarpedVRT):
-                        # Whatever lies there now: what the host's reader would not open is not opened either.
-                        source, driver = dataset.name, dataset.driver
-            except RasterioError as error:
-                raise SceneError(
-                    f"{display_name(str(source))!r} cannot be opened as a raster",
-                    "Check that it exists and may be read",
-                ) from error
-        return open_scene(source, env=env, driver=driver, nodata=self.nodata)
+        return scene_behind(self.service.reader, self.input, env, nodata=self.nodata, options=self.reader_options)
 
     def _read(self, view: View, options: dict[str, Any]) -> ImageData:
         resampling: Resampling = options.get("resampling") or "nearest"
@@ -326,6 +309,37 @@ class PredictingReader(BaseReader):
             else:
                 height, width = _fitted(native_height, native_width, max_size)
         return View((box[0], box[1], box[2], box[3]), crs, height, width)
+
+
+def scene_behind(
+    reader: type[BaseReader],
+    source: Any,
+    env: dict[str, Any],
+    *,
+    nodata: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Scene:
+    """A raster's header, through a host's reader with its options, unless an operator has named it (SceneRef).
+
+    Raises:
+        SceneError: it cannot be opened, or not as one raster.
+    """
+    driver = None
+    if not isinstance(source, SceneRef) and (reader is not Reader or options):
+        try:
+            with gdal_env(env), reader(source, **(options or {})) as opened:
+                dataset = getattr(opened, "dataset", None)
+                if dataset is None:
+                    raise SceneError(f"{reader.__name__} does not read one raster", "Use a factory over single rasters")
+                if not isinstance(dataset, WarpedVRT):
+                    # Whatever lies there now: what the host's reader would not open is not opened either.
+                    source, driver = dataset.name, dataset.driver
+        except RasterioError as error:
+            raise SceneError(
+                f"{display_name(str(source))!r} cannot be opened as a raster",
+                "Check that it exists and may be read",
+            ) from error
+    return open_scene(source, env=env, driver=driver, nodata=nodata)
 
 
 def reader_of(service: Service) -> type[PredictingReader]:

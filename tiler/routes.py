@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -40,6 +41,9 @@ STATUS_CODES: tuple[tuple[type[InferenceError], int], ...] = (
     (DeviceError, 500),
     (InferenceError, 400),
 )
+
+# What is asked by POST and changes nothing, so that it may be given up like a GET.
+QUESTIONS = re.compile(r"/(statistics|accuracy|areas|feature(/\d+x\d+)?(\.\w+)?)$")
 
 # A URL that names a revision can never change; any other may with the next model.
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -81,8 +85,11 @@ async def until_gone(request: Request, handler: Callable[[Request], Awaitable[Re
     The host may have no cancelling middleware, and may have some that hide the closed connection from a poll; what they
     cannot hide is the connection's own message.
     """
-    if request.method not in METHODS or LISTENS in request.scope:
+    if LISTENS in request.scope or not (request.method in METHODS or QUESTIONS.search(request.url.path)):
         return await handler(request)
+    if request.method not in METHODS:
+        # Kept by the request for its handler. Only what comes after it is the connection's end.
+        await request.body()
     answered: list[Response] = []
 
     async def answer() -> None:

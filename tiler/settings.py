@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from model_registry.runtimes._threads import default_threads, share
 from tiler.errors import InferenceError
+from tiler.values import LabelRef
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 # First path segments, and last names below a scene, that the application uses itself.
 RESERVED = frozenset(
     "imagery static api docs openapi.json redoc healthz cog tiles tilejson.json legend.json point statistics info "
-    "info.geojson preview bbox feature wmts map models metrics".split()
+    "info.geojson preview bbox feature wmts map models metrics labels errors accuracy areas".split()
 )
 
 
@@ -34,6 +35,34 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 
 
+class LabelSettings(BaseModel):
+    """Labels of one scene: what somebody has drawn as the truth."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="Path or URL of the raster: one band of whole numbers")
+    title: str | None = None
+    classes: dict[int, int | str | list[int | str]] | None = Field(
+        None,
+        description="Label number -> the model's class (name or number), several of them, or * for all that no other "
+        "label names; default: the model's own numbers",
+    )
+    ignore: list[int] = Field(default_factory=list, description="Label numbers that are not judged")
+
+    @model_validator(mode="after")
+    def _known(self) -> LabelSettings:
+        self.ref()
+        return self
+
+    def ref(self) -> LabelRef:
+        """The same, for those who open them."""
+        return LabelRef.of(self.path, self.title, self.classes, self.ignore)
+
+
+def _labels(given: Any) -> Any:
+    return {"path": given} if isinstance(given, str) else given
+
+
 class SceneSettings(BaseModel):
     """One scene that is served."""
 
@@ -45,6 +74,9 @@ class SceneSettings(BaseModel):
     bands: list[int] | None = Field(None, description="Bands (from 1) in the models' order, if names do not tell")
     display_bands: list[int] | None = Field(None, description="Bands shown as red, green, blue; default: by colour")
     rescale: tuple[float, float] | None = Field(None, description="Values shown as black and white; default: 2-98 %")
+    labels: Annotated[LabelSettings | None, BeforeValidator(_labels)] = Field(
+        None, description="Labels that predictions are judged by: their path, or path, title, classes and ignore"
+    )
 
 
 class Settings(BaseSettings):

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,7 +66,7 @@ async def answer_tile(
         open_it: finds the layer; blocking.
         wanted: the tile.
     """
-    reader = await _opened(service.engine, open_it)
+    reader = await opened(service.engine, open_it)
     layer = reader.layer
     style = replace(reader.style, resampling=wanted.view.get("resampling", "nearest"))
     colormap = wanted.colormap or reader.colormap
@@ -120,7 +120,7 @@ async def answer_tile(
     return Response(content, media_type=media_type, headers=headers)
 
 
-async def _opened(engine: Engine, open_it: Callable[[], PredictingReader]) -> PredictingReader:
+async def opened(engine: Engine, open_it: Callable[[], PredictingReader]) -> PredictingReader:
     """Open a reader in one of the engine's threads; while its model is being loaded, wait without one.
 
     A view asks for twenty tiles: they must not take all threads while others' models are there to answer.
@@ -157,7 +157,7 @@ def offer_to_shadow(service: Service, reader: PredictingReader, wanted: TileRequ
     )
 
 
-def origin_of(request: Request, level: int) -> Origin:
+def origin_of(request: Request, level: Hashable) -> Origin:
     """Who asks, as far as a request tells: address (the first that a proxy names) and program."""
     host = request.client.host if request.client else ""
     forwarded = request.headers.get("x-forwarded-for", "").partition(",")[0].strip()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -117,6 +118,53 @@ class Scores:
             return None if plane is None else plane[..., rows, cols].copy()
 
         return Scores(*(part(getattr(self, name)) for name in self.__slots__))
+
+
+# In a LabelRef's classes: all classes of the model that no other label names.
+OTHERS = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRef:
+    """Labels of a scene that somebody has named.
+
+    Attributes:
+        source: path or URL that GDAL opens.
+        title: for people.
+        classes: label number -> names or numbers of the model's classes that it stands for, or `*`; None: label numbers
+            are the model's own.
+        ignore: numbers that are not judged.
+    """
+
+    source: Any = field(repr=False)
+    title: str = ""
+    classes: tuple[tuple[int, tuple[str, ...]], ...] | None = None
+    ignore: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        source: Any,
+        title: str | None = None,
+        classes: Mapping[int, int | str | Sequence[int | str]] | None = None,
+        ignore: Sequence[int] = (),
+    ) -> LabelRef:
+        """From what people write: one class or several per label number.
+
+        Raises:
+            ValueError: a number is both meaningful and ignored, or stands for nothing.
+        """
+        if classes is None:
+            return cls(source, title or "", None, tuple(ignore))
+        named = []
+        for label, wanted in sorted(classes.items()):
+            names = (wanted,) if isinstance(wanted, (int, str)) else tuple(wanted)
+            if label in ignore:
+                raise ValueError(f"label {label} is in `classes` and in `ignore`")
+            if not names:
+                raise ValueError(f"label {label} stands for no class: name one, or put it into `ignore`")
+            named.append((label, tuple(str(name).strip() for name in names)))
+        return cls(source, title or "", tuple(named), tuple(ignore))
 
 
 @dataclass(frozen=True, slots=True)

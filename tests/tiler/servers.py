@@ -72,7 +72,9 @@ def standalone(place: World, **settings: Any) -> Served:
     tiler.catalog.load = lambda *args, **kwargs: loaded  # type: ignore[assignment]
     try:
         app = create_app(
-            Settings(scenes={"field": {"path": str(place.scene)}}, models={"cover": str(place.folder)}, **settings)
+            Settings(
+                **{"scenes": {"field": {"path": str(place.scene)}}, "models": {"cover": str(place.folder)}, **settings}
+            )
         )
     finally:
         tiler.catalog.load = kept
@@ -100,10 +102,11 @@ def foreign(place: World, **options: Any) -> Served:
     return Served(app, engine, runner, tiles)
 
 
-def call(port: int, path: str, method: str = "GET") -> socket.socket:
+def call(port: int, path: str, method: str = "GET", body: str = "") -> socket.socket:
     """Send a request and leave the answer where it is. Closing the socket hangs up."""
     connection = socket.create_connection(("127.0.0.1", port), DEADLINE)
-    connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nUser-Agent: test\r\n\r\n".encode())
+    more = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+    connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nUser-Agent: test\r\n{more}\r\n{body}".encode())
     return connection
 
 

@@ -72,15 +72,21 @@ def demo(
     """Make the demo's scene (once) and serve its trained network over it."""
     with told():
         from tiler.demo import MODEL_FOLDER
-        from tiler.demo.scene import DEMO_SEED, write_scene
+        from tiler.demo.landscape import generate
+        from tiler.demo.scene import DEMO_SEED, write_picture, write_truth
+        from tiler.settings import LabelSettings
 
-        scene = folder / f"landscape-{DEMO_SEED}-{size}.tif"
-        if not scene.exists():
+        scene, labels = (folder / f"landscape-{DEMO_SEED}-{size}{end}.tif" for end in ("", "-labels"))
+        if not (scene.exists() and labels.exists()):
             folder.mkdir(parents=True, exist_ok=True)
             console.print(f"Drawing the demo's landscape ({size} x {size} px), once ...")
-            write_scene(scene, DEMO_SEED, size)
+            landscape = generate(DEMO_SEED, size)
+            for path, write in ((scene, write_picture), (labels, write_truth)):
+                if not path.exists():
+                    write(path, landscape)
         settings = _settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover"))
         settings.scenes["demo"].title = "Invented landscape, 0.5 m"
+        settings.scenes["demo"].labels = LabelSettings(path=str(labels), title="As it was drawn")
         _run(settings, host, _free_port(host, port))
 
 
