@@ -34,6 +34,7 @@ export function pictureLayer(template, tilejson, options = {}) {
       tilePixelRatio: sharp ? 2 : 1,
       crossOrigin: 'anonymous',
       interpolate: !options.numbers,
+      transition: options.numbers ? 0 : undefined, // a class has no half
       minZoom: options.numbers ? tilejson.minzoom : 0,
       // The model's pixels may be coarser than the scene's: two more zooms keep the imagery sharp below them.
       maxZoom: tilejson.maxzoom + (options.numbers ? 0 : 2),

@@ -1,6 +1,8 @@
 // The pointer: hovering tells the class from what is loaded, a click asks the server for everything.
 import {getJSON, percent, withUnit} from './api.js';
 import {at, bar, make, swatch} from './dom.js';
+import {numbersOf} from './loader.js';
+import {rgbOf} from './palette.js';
 
 /** Class under the pointer; asks nothing of the server. */
 export function watchPointer(map, current) {
@@ -67,7 +69,7 @@ async function values(base, [lon, lat], query, signal) {
 async function linesAt({base, tilejson, classes, pair}, place, signal) {
   if (tilejson.kind !== 'classes') return numbersAt(base, tilejson, place, signal);
   const sure = tilejson.outputs.includes('probability');
-  const label = pair.labels ? labelAt(pair, place, signal) : null;
+  const label = pair.labels ? labelAt(pair, tilejson, place, signal).catch(() => null) : null;
   const [chosen, shares] = await Promise.all([
     values(base, place, '', signal), sure ? values(base, place, '?output=probability', signal) : null,
   ]);
@@ -104,11 +106,17 @@ export function entropyOf(shares) {
   return `Entropy ${bits.toFixed(2)} bit${most ? ` (${percent(bits / most)} of the most possible)` : ''}`;
 }
 
-async function labelAt(pair, place, signal) {
-  try {
-    const found = await values(`${pair.scene}/labels`, place, `?model=${encodeURIComponent(pair.model)}`, signal);
-    return found?.name ?? found?.values?.[0] ?? null;
-  } catch { // a server that draws labels, but does not tell them at a point
-    return null;
-  }
+/** The label's class at a place, from its tile: labels have no address for points. */
+async function labelAt(pair, {maxzoom}, place, signal) {
+  const model = `model=${encodeURIComponent(pair.model)}`, at = ol.proj.fromLonLat(place);
+  const grid = ol.tilegrid.createXYZ({maxZoom: maxzoom}), [z, x, y] = grid.getTileCoordForCoordAndZ(at, maxzoom);
+  const [legend, tile] = await Promise.all([
+    getJSON(`${pair.scene}/labels/legend.json?${model}`, {signal}),
+    fetch(`${pair.scene}/labels/${z}/${x}/${y}.png?${model}&v=${pair.labels_version ?? ''}`, {signal}).then(answer => answer.blob()),
+  ]);
+  const {data, width} = await numbersOf(tile), [left, , , top] = grid.getTileCoordExtent([z, x, y]);
+  const size = grid.getResolution(z) * 256 / width;
+  const begin = 4 * (Math.floor((top - at[1]) / size) * width + Math.floor((at[0] - left) / size));
+  const [r, g, b, alpha] = data.subarray(begin);
+  return alpha ? legend.find(({color}) => rgbOf(color).join() === [r, g, b].join())?.name ?? null : null;
 }

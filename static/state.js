@@ -50,7 +50,7 @@ export function format(state) {
   if (state.threshold) add('t', state.threshold);
   const colors = Object.entries(state.colors).map(([value, color]) => `${value}:${color.slice(1)}`);
   if (colors.length) add('k', colors.join());
-  const place = view ? `${view.zoom.toFixed(2)}/${view.lat.toFixed(5)}/${view.lon.toFixed(5)}` : '';
+  const place = view ? `${view.zoom.toFixed(2)}/${view.lat.toFixed(7)}/${view.lon.toFixed(7)}` : '';
   return `#${[place, ...rest].filter(Boolean).join('&')}`;
 }
 

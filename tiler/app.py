@@ -51,8 +51,8 @@ from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
 from tiler.naming import OpenLabels
 from tiler.params import inference_params, offered_format
-from tiler.predict import Limits
 from tiler.policy import page_headers
+from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.roster import parse_address
 from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tiler import vendor
 
-DEADLINE = 90.0  # two cores are shared with whatever else runs
+DEADLINE = 60.0  # two cores are shared with whatever else runs
 LOOPBACK = ("127.0.0.1", "localhost")
 SOFTWARE_GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
