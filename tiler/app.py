@@ -216,7 +216,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             shadow.close()
         catalog.close()
 
-    # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for.
+    # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for: ours
+    # is below.
     app = FastAPI(title="titiler-inference", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(
         CORSMiddleware,
@@ -306,6 +307,12 @@ def _add_page(app: FastAPI, state: State) -> None:
         if state.default_pair and _asks_wmts(request):
             return await _wmts_kvp(request, state, *state.default_pair)
         return FileResponse(static / "index.html", headers=page_headers(state.settings.frame_ancestors))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """Swagger UI over /openapi.json. React writes styles into its elements, which the map's policy forbids."""
+        headers = page_headers(state.settings.frame_ancestors, inline_styles=True)
+        return FileResponse(static / "docs.html", headers=headers)
 
     @app.get("/api/features", operation_id="listFeatures")
     async def features() -> dict[str, bool]:

@@ -12,16 +12,18 @@ _POLICY = (
 )
 
 
-def page_headers(frame_ancestors: Sequence[str]) -> dict[str, str]:
+def page_headers(frame_ancestors: Sequence[str], inline_styles: bool = False) -> dict[str, str]:
     """Headers of a page of ours.
 
     Args:
         frame_ancestors: CSP sources of the pages that may frame it; empty means none.
+        inline_styles: whether elements may carry styles of their own.
     """
+    policy = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'") if inline_styles else _POLICY
     sources = " ".join(frame_ancestors) or "'none'"
     return {
         "Cache-Control": "no-cache",
-        "Content-Security-Policy": f"{_POLICY}; frame-ancestors {sources}",
+        "Content-Security-Policy": f"{policy}; frame-ancestors {sources}",
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     }
