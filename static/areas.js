@@ -86,6 +86,8 @@ export class Areas {
 
   async count(given) {
     const feature = this.feature(given), {base, tilejson, state, pair} = this.current();
+    const asked = JSON.stringify([feature, base, state.threshold]);
+    if (this.found?.asked === asked) return;
     this.found = this.judged = null;
     at('area-files').hidden = true;
     at('accuracy-answer').replaceChildren();
@@ -97,7 +99,7 @@ export class Areas {
     at('area-answer').setAttribute('aria-busy', 'true');
     try {
       const query = state.threshold ? `?threshold=${state.threshold / 100}` : '';
-      this.found = {feature, ...await postJSON(`${base}/areas${query}`, feature, signal)};
+      this.found = {asked, feature, ...await postJSON(`${base}/areas${query}`, feature, signal)};
       at('area-answer').replaceChildren(tableOf(this.found));
       at('area-files').hidden = false;
       at('area-judge').hidden = !pair.labels;

@@ -69,7 +69,13 @@ export class Prediction {
       attributions: tilejson.attribution ? [tilejson.attribution] : undefined,
     });
     this.source.on('tileloaderror', ({tile}) => {
-      if (tile.getError()?.name === 'AbortError') tile.setState(IDLE); // asked for again when it comes back into view
+      if (tile.getError()?.name !== 'AbortError') return;
+      // Asked for again when it comes back into view. Not at once: OpenLayers' queue has yet to hear of the error, and
+      // would count it as loading for ever.
+      queueMicrotask(() => {
+        tile.setState(IDLE);
+        this.layer.changed();
+      });
     });
     const options = {
       className: `answer p${++count}`, source: this.source, extent: this.extent,

@@ -9,7 +9,7 @@ export function stylingOf(classes, state) {
   if (classes.some(item => item.color !== item.own)) {
     query.set('colormap', JSON.stringify(Object.fromEntries(classes.map(item => [item.value, item.color]))));
   }
-  const text = query.toString();
+  const text = query.toString().replaceAll('%2C', ','); // which needs no escape, and programs differ in theirs
   return text ? `?${text}` : '';
 }
 

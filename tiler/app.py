@@ -70,6 +70,8 @@ from tiler.watch import Watch
 logger = logging.getLogger(__name__)
 
 WEB_MERCATOR = default_tms.get("WebMercatorQuad")
+# What a WMTS client itself puts into the query of a document.
+KVP_WORDS = ("request", "service", "version", "acceptversions", "sections", "updatesequence", "acceptformats")
 EXPOSED = [
     "ETag",
     "Retry-After",
@@ -500,7 +502,7 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
     async def tilejson(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> dict[str, Any]:
         """TileJSON 3.0 whose tiles name the revision."""
         reader = await state.service.engine.open(state.open, *names)
-        query = urlencode(request.query_params.multi_items())
+        query = urlencode(request.query_params.multi_items(), safe=",")
         return documents.tilejson(
             reader, _pinned(request, names, reader), f"?{query}" if query else "", _title(state, names[0], reader)
         )
@@ -536,7 +538,10 @@ def _asks_wmts(request: Request) -> bool:
 async def _wmts_document(request: Request, state: State, scene: str, model: str) -> Response:
     reader = await state.service.engine.open(state.open, scene, model)
     identifier = re.sub("[@:]", "-", f"{scene}-{parse_address(model).model}")
-    xml = documents.wmts(reader, _pinned(request, (scene, model), reader), _title(state, scene, reader), identifier)
+    # The styling that the document was asked for with is that of its tiles.
+    style = [(key, value) for key, value in request.query_params.multi_items() if key.casefold() not in KVP_WORDS]
+    base, title = _pinned(request, (scene, model), reader), _title(state, scene, reader)
+    xml = documents.wmts(reader, base, title, identifier, f"?{urlencode(style, safe=',')}" if style else "")
     return Response(xml, media_type="application/xml", headers={"Cache-Control": SHORT})
 
 
