@@ -40,7 +40,10 @@ export class Areas {
       this.source.clear();
       feature.getGeometry().on('change', () => this.later(feature)); // live, while it is drawn
     });
-    this.interaction.on('drawend', () => setTimeout(() => this.stopDrawing())); // its own double click is no new one
+    this.interaction.on('drawend', () => {
+      this.interaction.setActive(false); // the second click of a double one begins no new polygon
+      setTimeout(() => this.stopDrawing());
+    });
     this.map.addInteraction(this.interaction);
     say('Click each corner; a double click ends the polygon.');
   }

@@ -1,8 +1,9 @@
 """Brings the third-party code of the browser into ``static/vendor/``: OpenLayers, and Swagger UI for ``/docs``.
 
 ``package.json`` and ``package-lock.json`` are the only record of it: the ordinary npm client fetches what the lock
-names and checks its integrity, runs no package's scripts, and the published files are copied unchanged. The build hook loads this file by its
-path, before the package is installed, so it imports the standard library only. By hand: ``python -m tiler.vendor``.
+names, checks its integrity and runs no package's scripts, and the published files are copied unchanged. The build hook
+loads this file by its path, before the package is installed, so it imports the standard library only. By hand:
+``python -m tiler.vendor``.
 """
 
 from __future__ import annotations
