@@ -1,6 +1,6 @@
 // The layers of the map. `ol` is the global of OpenLayers' published build.
 import {Loader, numbersOf, pictureOf} from './loader.js';
-import {paint, styleOf, variablesOf} from './palette.js';
+import {numbersFromColors, paint, styleOf, variablesOf} from './palette.js';
 
 const MERCATOR_LATITUDE = 85.0511287798;
 const IDLE = 0; // of ol/TileState, which the published build does not name
@@ -48,17 +48,20 @@ let count = 0;
  * The prediction. Classes come as numbers and get their colours here; everything else has its own.
  *
  * `base` is the pair's address with its revision, `settings` holds the threshold in percent, `classes` have a colour
- * and whether they are visible. `fromZoom` is below the model's own minzoom where something was materialised.
+ * and whether they are visible. Below `live_minzoom` of the TileJSON only what was exported is shown; files hold class
+ * numbers alone, so that those tiles come in the model's colours, and their confidence is not known.
  */
 export class Prediction {
-  constructor({base, tilejson, classes, settings, fromZoom, onChange}) {
+  constructor({base, tilejson, classes, settings, onChange}) {
     Object.assign(this, {base, tilejson, classes, settings});
     this.isClasses = tilejson.kind === 'classes';
     this.webgl = this.isClasses && hasWebGL();
     const sharp = window.devicePixelRatio > 1;
-    const template = `${base}/{z}/{x}/{y}${sharp ? '@2x' : ''}.png${this.isClasses ? '?output=class_confidence' : ''}`;
-    this.loader = new Loader(template, blob => this.decode(blob), onChange);
-    this.grid = ol.tilegrid.createXYZ({minZoom: fromZoom ?? tilejson.minzoom, maxZoom: tilejson.maxzoom});
+    this.liveFrom = tilejson.live_minzoom ?? tilejson.minzoom;
+    const urlOf = (z, x, y) =>
+      `${base}/${z}/${x}/${y}${sharp ? '@2x' : ''}.png${this.isClasses && z >= this.liveFrom ? '?output=class_confidence' : ''}`;
+    this.loader = new Loader(urlOf, (blob, z) => this.decode(blob, z), onChange);
+    this.grid = ol.tilegrid.createXYZ({minZoom: tilejson.minzoom, maxZoom: tilejson.maxzoom});
     this.extent = extentOf(tilejson.bounds);
     this.source = new ol.source.DataTile({
       loader: async (z, x, y, {signal}) => this.shown(await this.loader.load(z, x, y, signal)),
@@ -79,15 +82,18 @@ export class Prediction {
     });
     const options = {
       className: `answer p${++count}`, source: this.source, extent: this.extent,
-      minZoom: (fromZoom ?? tilejson.minzoom) - 0.5, zIndex: 10,
+      minZoom: shownFrom(tilejson), zIndex: 10,
     };
     this.layer = this.webgl
       ? new ol.layer.WebGLTile({...options, style: styleOf(classes, settings), cacheSize: 300})
       : new ol.layer.Tile(options);
   }
 
-  async decode(blob) {
-    return this.isClasses ? numbersOf(blob) : pictureOf(blob);
+  async decode(blob, z) {
+    if (!this.isClasses) return pictureOf(blob);
+    const tile = await numbersOf(blob);
+    if (z < this.liveFrom) numbersFromColors(tile.data, this.classes);
+    return tile;
   }
 
   shown(tile) {
@@ -138,7 +144,7 @@ export class Prediction {
 
   retry() {
     this.loader.failed.clear();
-    this.source.refresh();
+    this.source.setKey(`try ${++count}`); // new tiles; those that are kept are not asked for again
   }
 
   stop() {

@@ -8,11 +8,11 @@ const KEPT_PIXELS = 300 * 256 * 256; // four bytes each
 
 export class Loader {
   /**
-   * `template` of the tiles; `decode(blob)` makes what is kept, with its number of `pixels`; `onChange()` hears of
+   * `urlOf(z, x, y)` of the tiles; `decode(blob, z)` makes what is kept, with its number of `pixels`; `onChange()` hears of
    * every tile that begins, ends or fails.
    */
-  constructor(template, decode, onChange) {
-    Object.assign(this, {template, decode, onChange});
+  constructor(urlOf, decode, onChange) {
+    Object.assign(this, {urlOf, decode, onChange});
     this.kept = new Map(); // the least recently used first
     this.flying = new Map();
     this.failed = new Map();
@@ -30,9 +30,8 @@ export class Loader {
     this.failed.delete(key);
     this.onChange();
     try {
-      const url = this.template.replace('{z}', z).replace('{x}', x).replace('{y}', y);
-      const response = await patientFetch(url, AbortSignal.any([signal, own.signal]));
-      const tile = await this.decode(await response.blob());
+      const response = await patientFetch(this.urlOf(z, x, y), AbortSignal.any([signal, own.signal]));
+      const tile = await this.decode(await response.blob(), z);
       this.kind.set(key, response.headers.get('X-Inference'));
       this.keep(key, tile);
       return tile;

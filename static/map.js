@@ -84,7 +84,7 @@ class Viewer {
   layer() {
     const {base, tilejson, classes, state, pair} = this, before = this.shown, old = this.prediction;
     const prediction = this.prediction = new Prediction({
-      base, tilejson, classes, settings: state, fromZoom: tilejson.materialised?.minzoom, onChange: () => this.look(),
+      base, tilejson, classes, settings: state, onChange: () => this.look(),
     });
     this.shown = [[this.map, prediction.layer]];
     const add = (map, layer) => { this.shown.push([map, layer]); return layer; };

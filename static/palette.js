@@ -1,7 +1,7 @@
 // Class numbers -> colours, in a shader or, without WebGL, on a canvas. Both read the same two-channel tiles: red is the
 // class, green the confidence (0..254, 255: not known), blue whether there is any prediction.
 
-const STEPS = 254;
+const STEPS = 254, UNKNOWN = 255;
 const CLEAR = [0, 0, 0, 0];
 
 export const rgbOf = color => [1, 3, 5].map(place => parseInt(color.slice(place, place + 2), 16));
@@ -46,4 +46,13 @@ export function paint(tile, classes, {threshold}) {
   }
   tile.canvas ??= Object.assign(document.createElement('canvas'), {width, height});
   tile.canvas.getContext('2d').putImageData(new ImageData(new Uint8ClampedArray(out.buffer), width, height), 0, 0);
+}
+
+/** A tile in the model's own colours -> class, confidence (not known), validity; in place. */
+export function numbersFromColors(data, classes) {
+  const known = new Map(classes.map(({value, own}) => [rgbOf(own).reduce((sum, part) => 256 * sum + part), value]));
+  for (let i = 0; i < data.length; i += 4) {
+    const value = data[i + 3] ? known.get((256 * data[i] + data[i + 1]) * 256 + data[i + 2]) : undefined;
+    data.set(value === undefined ? [0, 0, 0, 255] : [value, UNKNOWN, 255, 255], i);
+  }
 }

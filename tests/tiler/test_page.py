@@ -45,6 +45,8 @@ class Site:
 class Gate:
     """ASGI: lets predictions' tiles wait, or answers that the server is busy; everything else goes through."""
 
+    status = 503
+
     def __init__(self, app: Any) -> None:
         self.app, self.hold, self.busy, self.seen = app, threading.Event(), [0], []
         self.hold.set()
@@ -58,8 +60,9 @@ class Gate:
                 await asyncio.sleep(0.01)
             if self.busy[0] > 0:
                 self.busy[0] -= 1
+                status = self.status
                 headers = [(b"retry-after", b"1"), (b"cache-control", b"no-store")]
-                await send({"type": "http.response.start", "status": 503, "headers": headers})
+                await send({"type": "http.response.start", "status": status, "headers": headers})
                 await send({"type": "http.response.body", "body": b"{}"})
                 return
         await self.app(scope, receive, send)
@@ -360,6 +363,24 @@ def test_a_busy_server_is_asked_again_after_the_time_that_it_names(browser: Any,
         page.settle()
         assert site.busy[0] == 0
         assert page.tell("viewer.prediction.loader.failed.size") == 0
+
+
+def test_tiles_that_failed_are_marked_and_tried_again_on_demand(
+    browser: Any, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gate, "status", 500)
+    site.busy[0] = 3
+    with opened(browser, site, "&m=five&s=field") as page:
+        page.expected = ("500",)
+        page.until(
+            "document.getElementById('status').dataset.failed === '3' && viewer.prediction.loader.flying.size === 0"
+        )
+        assert "3 failed" in page.page.locator("#status").text_content()
+        page.until("document.querySelector('canvas.waiting').dataset.waiting === '3'")
+        before = len(page.tiles())
+        page.page.get_by_role("button", name="Try again").click()
+        page.settle()
+        assert len(page.tiles()) == before + 3, "only those"
 
 
 def test_tiles_that_leave_the_view_are_given_up(browser: Any, site: Site) -> None:

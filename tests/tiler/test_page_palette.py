@@ -167,3 +167,19 @@ def test_two_pixels_per_point_are_asked_for_on_a_sharp_screen(browser: Any, port
         assert page.tiles() and all("@2x.png" in url for url in page.tiles())
         size = page.tell("[...viewer.prediction.loader.kept.values()].map(tile => tile.width)")
         assert set(size) == {512}
+
+
+def test_tiles_in_the_models_own_colours_become_numbers_too(browser: Any, port: int) -> None:
+    """What was materialised has no confidence; below the live zooms the page reads the colours."""
+    with opened(browser, port) as page:
+        page.settle()
+        page.tell("viewer.prediction.liveFrom = 99; viewer.prediction.loader.kept.clear(); viewer.prediction.retry()")
+        page.page.get_by_label("soil", exact=True).uncheck()
+        page.settle()
+        assert "output=class_confidence" not in page.tiles()[-1]
+        assert same(drawn_tile(page), server_tile(port, "?class=water,forest,roof,road")) > 0.999
+        before = len(page.asked)
+        page.page.get_by_label("Confidence").fill("90")
+        page.draw()
+        assert same(drawn_tile(page), server_tile(port, "?class=water,forest,roof,road")) > 0.999
+        assert page.asked[before:] == []
