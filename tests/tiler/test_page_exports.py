@@ -114,7 +114,7 @@ def test_an_export_is_begun_watched_cancelled_and_fetched(
         page.page.get_by_label("Polygons as well").check()
         page.page.get_by_role("button", name="Export", exact=True).click()
         line = page.page.locator("#export-jobs li[data-job=job2]")
-        page.until("document.querySelector('[data-job=job2] progress').value === 0.5")
+        page.until("document.querySelector('[data-job=job2] progress')?.value === 0.5")
         assert "2/4" in line.text_content() and "2.0 Mpx/s" in line.text_content() and "2 s left" in line.text_content()
         line.get_by_role("button", name="Cancel").click()
         page.until("document.querySelector('[data-job=job2]').dataset.status === 'cancelled'")
