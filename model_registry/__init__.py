@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model_registry.choice import Choice, choose
+    from model_registry.ensemble import at_gsds
     from model_registry.errors import (
         ArtifactError,
         ContractError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from model_registry.live import LoadedModel, load
     from model_registry.manifest import (
         Artifact,
+        Member,
         Model,
         ModelClass,
         Nodata,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "choice": ("Choice", "choose"),
+    "ensemble": ("at_gsds",),
     "errors": (
         "ArtifactError",
         "ContractError",
@@ -51,6 +54,7 @@ _HOMES = {
     "live": ("LoadedModel", "load"),
     "manifest": (
         "Artifact",
+        "Member",
         "Model",
         "ModelClass",
         "Nodata",
@@ -76,6 +80,7 @@ __all__ = [
     "ContractError",
     "LoadedModel",
     "ManifestError",
+    "Member",
     "Model",
     "ModelClass",
     "ModelError",
@@ -96,6 +101,7 @@ __all__ = [
     "UnsupportedModel",
     "Version",
     "WindowSpec",
+    "at_gsds",
     "choose",
     "load",
     "load_runner",

@@ -64,6 +64,10 @@ def card(registry: Registry, version: Version) -> dict[str, Any]:
                 "multiple": window.multiple, "period": window.period, "halo": window.halo, "fixed": window.fixed,
             },
             "exactness": model.exactness or probe.get("exactness"),
+            "members": [
+                {"model": member.model, "gsd": member.gsd, "weight": member.weight, "digest": member.digest}
+                for member in model.members
+            ],
             "artifacts": [
                 {"href": item.href, "format": item.format, "size": item.size, "checksum": item.checksum}
                 for item in model.artifacts
@@ -95,10 +99,18 @@ def summary(registry: Registry, version: Version) -> dict[str, Any]:
             "title": properties.get("name") or version.name,
             "license": properties.get("license"),
             "classes": len(classes) if isinstance(classes, list) else 0,
-            "gsd": _mapping(serving.get("resolution")).get("value"),
+            "gsd": _finest(serving),
             "exactness": serving.get("exactness") or (probe or {}).get("exactness"),
         }
     )
+
+
+def _finest(serving: Mapping[str, Any]) -> Any:
+    """The resolution that a manifest states; of an ensemble the finest."""
+    members = serving.get("members")
+    gsds = [_mapping(member).get("gsd") for member in members] if isinstance(members, list) else []
+    known = [gsd for gsd in gsds if isinstance(gsd, int | float)]
+    return min(known) if known else _mapping(serving.get("resolution")).get("value")
 
 
 def _head(version: Version) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from model_registry import aside, candidates, golden, json_cache, live, moat
 from model_registry import probe as probing
 from model_registry.candidates import Candidate
-from model_registry.errors import ContractError, ModelError
+from model_registry.ensemble import network_of, refs_of
+from model_registry.errors import ContractError, ModelError, UnsupportedModel
 from model_registry.findings import Finding, contradictions, of_error, plausibility
 from model_registry.manifest import Model, open_model
 from model_registry.noise import Noise
@@ -51,6 +52,8 @@ def check(path: str, device: str = "cpu", threads: int | None = None, *, samples
     """
     begin, begin_cpu = time.perf_counter(), time.process_time()
     model = open_model(path)
+    if refs_of(model):
+        raise UnsupportedModel(f"{model.name!r} is an ensemble of other models", "Check those: `tiler models check`")
     threads = threads or default_threads()
     found: dict[str, Any] = {
         "version": VERSION,
@@ -61,6 +64,9 @@ def check(path: str, device: str = "cpu", threads: int | None = None, *, samples
         "key": key(model.digest, device, threads),
     } | dict.fromkeys(("exactness", "period", "halo", "multiple", "fixed", "error", "contract", "golden", "windows"))
     found |= {"errors": [], "notes": [], "drift": [], "speed": [], "served": None}
+    if model.members:
+        found["notes"].append("measured of the network that all members share, at no particular resolution")
+        model = network_of(model)
     reference = load_runner(model, device, threads)
     try:
         findings = _measure(model, reference, found, device, threads, samples)
@@ -123,7 +129,7 @@ def _measure(
     findings += plausibility(model, scores)
     measured = _probe(demanding, reference)
     found |= {name: getattr(measured, name) for name in ("exactness", "period", "halo", "multiple")}
-    found |= {"fixed": demanding.window.fixed, "notes": list(measured.notes)}
+    found |= {"fixed": demanding.window.fixed, "notes": [*found["notes"], *measured.notes]}
     found["errors"] = [seam._asdict() for seam in measured.errors]
     found["error"] = measured.error._asdict() if measured.error is not None else None
     if measured.exactness == "exact":

@@ -30,6 +30,7 @@ class LoadedModel:
     `model.digest` stays the one of `open_model`: it names what was given, not what was measured on this machine.
     `channels` is how many the network answers; 0 where nobody looked.
     `replicas` are the same network on further devices.
+    `members` are those of an ensemble, one for each of `model.members`; see `loaded_ensemble`.
     """
 
     model: Model
@@ -38,6 +39,12 @@ class LoadedModel:
     choice: Choice
     replicas: tuple[Runner, ...] = ()
     channels: int = 0
+    members: tuple[LoadedModel, ...] = ()
+
+    @property
+    def networks(self) -> tuple[LoadedModel, ...]:
+        """What really runs: the model itself, or an ensemble's networks, each once."""
+        return tuple({id(one.runner): one for one in self.members}.values()) or (self,)
 
     @property
     def binary(self) -> bool:
@@ -104,6 +111,17 @@ def load(
         ModelError: any of its subclasses; nothing stays loaded then.
     """
     model = path_or_model if isinstance(path_or_model, Model) else open_model(path_or_model)
+    if model.members:
+        from model_registry.loaded_ensemble import load_ensemble
+
+        def load_member(network: Model) -> LoadedModel:
+            fitting = samples if network.bands == model.bands else ()
+            return load(
+                network, device, threads, policy=policy, runtime=runtime, samples=fitting, unscale=unscale,
+                allowed_moved=allowed_moved,
+            )  # fmt: skip
+
+        return load_ensemble(model, load_member)
     device, *others = dict.fromkeys(name.strip() for name in device.split(","))
     reference = load_runner(model, device, threads)
     try:

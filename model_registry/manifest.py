@@ -158,6 +158,22 @@ class Artifact:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of an ensemble; see `ensemble`.
+
+    gsd: metres per pixel at which it looks at a scene, whatever the model's own are.
+    weight: its share of the mean; those of all members sum to 1.
+    digest: of the model that is meant.
+    model: that model, `name:3` of the registry that holds the ensemble; "" for the ensemble's own artifact.
+    """
+
+    gsd: float
+    weight: float
+    digest: str
+    model: str = ""
+
+
 @dataclass(frozen=True)
 class Model:
     """A network with everything needed to use it rightly. Axis order of its input is [batch, band, row, column].
@@ -170,6 +186,7 @@ class Model:
     threshold: smallest score of a class other than the first; see `postprocess`.
     exactness: None until the probe has measured it.
     augment: the views of a window whose answers are averaged; see `augment`.
+    members: of an ensemble, sorted by resolution; empty for a network. An ensemble of other models has no artifacts.
     digest: sha256 over all that decides a pixel; not names, colours, licence, `test`, and not `precision`, a wish.
     """
 
@@ -196,6 +213,7 @@ class Model:
     precision: PrecisionSpec = PrecisionSpec()
     test: GoldenTest | None = None
     augment: Augment = "none"
+    members: tuple[Member, ...] = ()
     architecture: str = ""
     hyperparameters: dict[str, Any] = field(default_factory=dict, hash=False)
     license: str | None = None
@@ -222,6 +240,8 @@ def digest_of(fields: Mapping[str, Any]) -> str:
     deciding["values"] = [c.value for c in fields["classes"]]
     if fields.get("augment", "none") != "none":
         deciding["augment"] = fields["augment"]
+    if fields.get("members"):
+        deciding["members"] = [(member.digest, member.gsd, member.weight) for member in fields["members"]]
     if fields.get("values") is not None:
         deciding["answer"] = (fields["kind"], *fields["values"].deciding)
     return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=plain).encode()).hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model_registry import records, scaling
-from model_registry.errors import ModelError
+from model_registry.errors import ModelError, UnsupportedModel
 from model_registry.manifest import Model, Op
 from model_registry.mlm_reading import document_from_item, properties_from_mlm
 from model_registry.model_yaml import slug
@@ -67,7 +67,10 @@ def item_from_model(model: Model, *, folder: Path | None = None, base: str = "./
 
     Raises:
         ManifestError: model.yaml cannot be read any more.
+        UnsupportedModel: an ensemble, for which MLM has no words.
     """
+    if model.members:
+        raise UnsupportedModel(f"{model.name!r} is an ensemble, for which MLM has no words", "Export its members")
     folder = folder or model.folder
     document: Any = {}
     probe = None

@@ -23,12 +23,14 @@ from pathlib import Path
 
 from model_registry import palette, scaling
 from model_registry.artifacts import check_checksum, locate, read_file
+from model_registry.ensemble import at_gsds, normalised
 from model_registry.errors import ArtifactError, ManifestError, UnsupportedModel
 from model_registry.manifest import (
     Artifact,
     Emits,
     GoldenTest,
     InputValues,
+    Member,
     Model,
     ModelClass,
     Nodata,
@@ -104,7 +106,8 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         activation = read_activation(serving.output)
     name, version = _name_and_version(folder, properties)
     window = serving.window
-    return make_model(
+    others = _others(serving)
+    model = make_model(
         name=name,
         version=version,
         title=properties.name or name,
@@ -118,7 +121,7 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         input_values=values,
         input_dtypes=dtypes,
         scaling=ops,
-        resolution=_resolution(serving.resolution),
+        resolution=Resolution(others[0].gsd) if others else _resolution(serving.resolution),
         window=WindowSpec(
             multiple=_number(window.multiple),
             period=_number(window.period),
@@ -136,10 +139,41 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
         precision=PrecisionSpec(**serving.precision.model_dump()),
         test=None if serving.test is None else _test(serving.test),
         augment=serving.augment,
+        members=others,
         license=properties.license,
         attribution=properties.attribution,
         description=properties.description or "",
     )
+    if serving.members and not others:
+        return at_gsds(model, [block.gsd for block in serving.members], [block.weight for block in serving.members])
+    return model
+
+
+def _others(serving: Serving) -> tuple[Member, ...]:
+    """The members of an ensemble of other models; none of a network, or of an ensemble of the folder's own artifact."""
+    if (serving.kind == "ensemble") != bool(serving.members):
+        raise ManifestError(
+            f"serving.kind is {serving.kind} and serving.members has {len(serving.members)} entries",
+            "Write kind: ensemble and its members, or neither",
+        )
+    others = any(block.model for block in serving.members)
+    if bool(serving.artifacts) == others:
+        raise ManifestError(
+            f"serving.artifacts has {len(serving.artifacts)} entries"
+            + (", although the members are other models" if others else ""),
+            "Leave it out, or write members without `model`" if others else "List the network's file",
+        )
+    if not others:
+        if any(block.digest for block in serving.members):
+            raise ManifestError("a member of serving.members has a digest and no model", "Write both, or neither")
+        return ()
+    for block in serving.members:
+        if not re.fullmatch("[0-9a-f]{64}", block.digest):
+            raise ManifestError(
+                f"the member {block.model!r} has the digest {block.digest[:80]!r}",
+                "Write what `tiler models show` says, or make the ensemble with `tiler models ensemble`",
+            )
+    return normalised(Member(block.gsd, block.weight, block.digest, block.model) for block in serving.members)
 
 
 def derive_rasters(ops: tuple[Op, ...], bands: int, data_type: str = "") -> tuple[InputValues, tuple[str, ...]]:

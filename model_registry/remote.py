@@ -251,6 +251,8 @@ def named_files(document: Any) -> Iterator[NamedFile]:
     """
     serving = document.get("serving") if isinstance(document, Mapping) else None
     blocks = serving.get("artifacts") if isinstance(serving, Mapping) else None
+    if blocks is None and isinstance(serving, Mapping) and serving.get("kind") == "ensemble":
+        return  # of other models, which are versions of their own
     if not isinstance(serving, Mapping) or not isinstance(blocks, list) or not 0 < len(blocks) <= _FILES:
         raise ManifestError(f"{MANIFEST} names no artifacts, or more than {_FILES}", "List them in serving.artifacts")
     output, test = (serving.get(key) for key in ("output", "test"))

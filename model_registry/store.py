@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model_registry import aside, publishing, records
+from model_registry import aside, ensemble, publishing, records
 from model_registry.errors import ManifestError, ModelError, RegistryError
 from model_registry.manifest import Model, open_model
 from model_registry.publishing import Draft
@@ -127,7 +127,7 @@ class Store:
             yield draft
             if not (draft.folder / MANIFEST).is_file():
                 raise ManifestError(f"nothing was published as {name!r}: there is no {MANIFEST}", "Write one")
-            publishing.check(draft.folder)
+            ensemble.member_models(publishing.check(draft.folder), self.open)
             publishing.seal(draft.folder)
             number = self._move_in(name, draft.folder)
         except BaseException:
@@ -197,7 +197,8 @@ class Store:
         """Delete a version for good; its number stays taken. With `force` the aliases to it go as well.
 
         Raises:
-            RegistryError: an alias points to it and `force` is not set, or the registry cannot be written.
+            RegistryError: an ensemble has it as a member, an alias points to it and `force` is not set, or the registry
+                cannot be written.
         """
         ref = parse_ref(ref)
         with self._changing(ref.name) as shelf:
@@ -205,6 +206,10 @@ class Store:
             home, number = self.root / ref.name, version.number
             if version.aliases and not force:
                 raise _in_use(version)
+            if used_by := ensemble.users(self, version.ref):
+                raise RegistryError(
+                    f"{version.ref} is a member of {', '.join(used_by)}", "Remove what is made of it first"
+                )
             if version.aliases:
                 self._write_aliases(ref.name, {key: to for key, to in shelf.aliases.items() if to != number})
             if number in shelf.retired:
@@ -226,6 +231,7 @@ class Store:
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         before = publishing.stamp(version.folder)
         model = publishing.check(version.folder)
+        ensemble.member_models(model, self.open)
         self._remember(version, verified=before, failed="")
         return model
 

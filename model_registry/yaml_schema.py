@@ -113,11 +113,22 @@ class GoldenBlock(_Strict):
     mismatched_per_million: float = Field(default=100, ge=0, le=1e6)
 
 
+class MemberBlock(_Strict):
+    """A member of an ensemble: the artifact itself, or another model of the registry, with its digest."""
+
+    gsd: float
+    weight: float = 1.0
+    model: str = ""
+    digest: str = ""
+
+
 class Serving(_Strict):
     """The block `serving:`."""
 
     schema_: Literal[1] = Field(alias="schema")
-    artifacts: tuple[ArtifactBlock, ...] = Field(min_length=1)
+    kind: Literal["network", "ensemble"] = "network"
+    artifacts: tuple[ArtifactBlock, ...] = ()
+    members: tuple[MemberBlock, ...] = ()
     input: InputBlock = InputBlock()
     preprocess: list[dict[str, Any]] | None = None
     resolution: ResolutionBlock | None = None

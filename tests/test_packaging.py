@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -221,3 +222,60 @@ def test_an_sdist_carries_the_library(tmp_path):
     wheel, output = build(root, "wheel", tmp_path / "out", PATH=str(tmp_path / "nowhere"))
     assert vendor.COMMAND not in output
     assert "tiler/static/vendor/ol/ol.js" in zipfile.ZipFile(wheel).namelist()
+
+
+SERVES = """
+import json, re, sys, urllib.request
+import tiler, tiler.vendor
+from starlette.testclient import TestClient
+from tiler.app import create_app
+from tiler.settings import Settings
+
+root = tiler.vendor.default_root()
+print(json.dumps({"root": str(root), "current": tiler.vendor.is_current(root)}))
+with TestClient(create_app(Settings())) as client:
+    page = client.get("/")
+    assert page.status_code == 200
+    named = set(re.findall(r'(?:src|href)="([^":]+)"', page.text))
+    assert any("vendor/ol" in name for name in named), named
+    for name in sorted(named):
+        answer = client.get("/" + name.lstrip("./"))
+        assert answer.status_code == 200 and answer.content, name
+    print(client.get("/static/vendor/ol/ol.js").headers["content-length"])
+"""
+
+
+@pytest.mark.slow
+def test_installed_into_a_fresh_environment_without_any_registry_the_viewer_is_there(tmp_path):
+    """Everything that the page names is served by what the wheel brought, with no network to build, install or run."""
+    if not vendor.is_current(ROOT):
+        pytest.skip(f"OpenLayers is not here: {vendor.COMMAND}")
+    dead = "http://127.0.0.1:9"
+    offline = {
+        "NPM_CONFIG_REGISTRY": dead, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "HTTP_PROXY": dead, "HTTPS_PROXY": dead, "http_proxy": dead, "https_proxy": dead,
+    }  # fmt: skip
+    wheel, output = build(ROOT, "wheel", tmp_path / "dist", PATH=str(tmp_path / "nowhere"), **offline)
+    assert vendor.COMMAND not in output
+    fresh = tmp_path / "fresh"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TILER_", "VIRTUAL"))}
+    environment = {**kept, **offline}
+
+    def run(*command: object) -> str:
+        done = subprocess.run(
+            [str(part) for part in command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "venv", fresh)
+    python = fresh / ("Scripts" if os.name == "nt" else "bin") / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)
+    # What we depend on is lent by this environment, behind the fresh one's own: nothing of ours can come from there.
+    (site,) = {sysconfig.get_path("purelib", vars={"base": str(fresh), "platbase": str(fresh)})}
+    (Path(site) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    told, length = run(python, "-c", SERVES).splitlines()
+    told = json.loads(told)
+    assert Path(told["root"]) == Path(site) / "tiler" and told["current"]
+    assert int(length) == (vendor.vendor_dir(ROOT) / "ol.js").stat().st_size
+    assert "Serve predictions" in run(python, "-m", "tiler.cli", "serve", "--help")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from model_registry import Model, Prediction
 from tiler.errors import DeviceError
-from tiler.values import Floats, Halves, Mask, Scores
+from tiler.values import PRECISE, Floats, Halves, Mask, Scores
 
 # Probabilities need no more than float16. Nor do components, which are shown in 256 steps: beyond its range they are at
 # the end of any scale. Values are kept as float32: metres above the sea would lose their decimals.
 HALF_MAX = float(np.finfo(np.float16).max)
 
 
-def scores_of(model: Model, answer: Prediction, number: int, valid: Mask) -> Scores:
+def scores_of(model: Model, answer: Prediction, number: int, valid: Mask, precise: bool = False) -> Scores:
     """The scores of one window of a batch.
 
     Args:
@@ -21,6 +23,7 @@ def scores_of(model: Model, answer: Prediction, number: int, valid: Mask) -> Sco
         answer: of the batch.
         number: the window's place in it.
         valid: bool [rows, cols] of the window.
+        precise: whether probabilities are kept as they are.
 
     Raises:
         DeviceError: numbers that are not finite.
@@ -38,25 +41,34 @@ def scores_of(model: Model, answer: Prediction, number: int, valid: Mask) -> Sco
     return Scores(
         classes=classes,
         valid=valid,
-        probabilities=_half(answer.probabilities, number),
+        probabilities=answer.probabilities[number]
+        if precise and answer.probabilities is not None
+        else _half(answer.probabilities, number),
         values=None if answer.values is None else answer.values[number],
         components=_half(answer.components, number),
     )
 
 
-def nothing(model: Model, valid: Mask, everything: bool) -> Scores:
+def rounded(scores: Scores) -> Scores:
+    """Scores whose probabilities may be precise -> what `scores_of` makes of the same answer otherwise."""
+    found = scores.probabilities
+    return scores if found is None or found.dtype == np.float16 else replace(scores, probabilities=half(found))
+
+
+def nothing(model: Model, valid: Mask, everything: int) -> Scores:
     """The scores of a window without any data, which no model has to see.
 
     Args:
         model: who would have answered.
         valid: bool [rows, cols], all False.
-        everything: whether probabilities, or an embedding's channels, were asked for.
+        everything: whether probabilities (`Key`), or an embedding's channels, were asked for.
     """
     if model.values is None:
-        planes = np.zeros((len(model.classes), *valid.shape), np.float16) if everything else None
+        dtype = np.float32 if everything == PRECISE else np.float16
+        planes = np.zeros((len(model.classes), *valid.shape), dtype) if everything else None
         return Scores(np.zeros(valid.shape, np.uint8), valid, planes)
     embedding = model.kind == "embedding"
-    wanted = everything or not embedding
+    wanted = bool(everything) or not embedding
     return Scores(
         None,
         valid,
@@ -65,5 +77,10 @@ def nothing(model: Model, valid: Mask, everything: bool) -> Scores:
     )
 
 
+def half(planes: Floats | Halves) -> Halves:
+    """Planes as they are kept."""
+    return np.clip(planes, -HALF_MAX, HALF_MAX).astype(np.float16)
+
+
 def _half(planes: Floats | None, number: int) -> Halves | None:
-    return None if planes is None else np.clip(planes[number], -HALF_MAX, HALF_MAX).astype(np.float16)
+    return None if planes is None else half(planes[number])

@@ -14,7 +14,7 @@ import functools
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -45,25 +45,27 @@ from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
 from tiler.extension import InferenceFactory, inferenceExtension, sub_factory
 from tiler.imagery import Imagery
+from tiler.label_params import OpenLabels
 from tiler.labels import Labels, labels_over, reading_of
 from tiler.legend import legend_of
+from tiler.materialised import Materialised
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
-from tiler.naming import OpenLabels
 from tiler.params import inference_params, offered_format
 from tiler.policy import page_headers
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.roster import parse_address
-from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
+from tiler.routes import NO_STORE, REVALIDATE, SHORT, InferenceRoute, http_error
 from tiler.scene import Scene, SceneRef, open_scene
-from tiler.settings import Settings
+from tiler.settings import SceneSettings, Settings
 from tiler.shadow import Shadow
 from tiler.shared_cache import SharedCache
 from tiler.showcase import showcase
 from tiler.tiles import TileRequest, answer_tile, open_reader
 from tiler.truth import add_errors, add_label_tiles, add_surveys
 from tiler.turnover import Reloaded
+from tiler.values import Output
 from tiler.vendor import static_dir
 from tiler.watch import Watch
 
@@ -158,6 +160,12 @@ class State:
         """As `reload`; tells of what failed instead of raising."""
         return self.service.catalog.refresh(self.warm)
 
+    def add(self, scenes: Mapping[str, SceneSettings], models: Mapping[str, str]) -> None:
+        """Serve more scenes and models than the settings named, from now on."""
+        self.settings.scenes = {**self.settings.scenes, **scenes}
+        for name, source in models.items():
+            self.service.catalog.models.add(name, source)
+
     def open(self, scene: str, model: str) -> PredictingReader:
         """A predicting reader of a named pair. `model` may be name@revision."""
         return open_reader(self.reader_class, self.scene(scene), {}, tms=WEB_MERCATOR, model=model)
@@ -193,13 +201,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_gsd_factor=settings.max_gsd_factor,
         max_window_pixels=settings.max_window_pixels,
         ttl=settings.layer_ttl,
+        gsds=settings.gsds,
     )
     limits = Limits(settings.max_tile_pixels, settings.max_request_pixels, settings.max_side)
     catalog.busy = lambda: engine.busy
     shadow = None
     if settings.shadow:
         shadow = Shadow(engine, limits, settings.shadow, catalog.models.identify, settings.shadow_share)
-    service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow)
+    materialised = Materialised(settings.materialised or None)
+    service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow, materialised=materialised)
     state = State(settings, service, _default_pair(settings, catalog))
     registry = catalog.models.registry
     watch = None
@@ -296,6 +306,7 @@ def _add_page(app: FastAPI, state: State) -> None:
         state.service.engine,
         lambda: {name: entry.nbytes for name, entry in models.pool.entries().items()},
         list if shadow is None else shadow.report,
+        state.service.materialised.counts,
     )
 
     @app.get("/metrics", include_in_schema=False)
@@ -415,7 +426,14 @@ def _add_urls(app: FastAPI, state: State) -> None:
         reader=UrlReader,
         path_dependency=allowed_path(settings.allowed_urls, allow_private=settings.allow_private_addresses),
         add_viewer=False,
-        extensions=[inferenceExtension(catalog=service.catalog, engine=service.engine, limits=service.limits)],
+        extensions=[
+            inferenceExtension(
+                catalog=service.catalog,
+                engine=service.engine,
+                limits=service.limits,
+                materialised=service.materialised,
+            )
+        ],
     )
     app.include_router(factory.router, prefix="/cog", tags=["url"])
     # Of the imagery's own endpoints; without the one for everything, whose answer would tell what went wrong inside.
@@ -499,8 +517,11 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
     """TileJSON, WMTS and legend of a pair."""
 
     @router.get("/tilejson.json", operation_id=f"{name}.getShortTileJSON", response_class=JSONResponse)
-    async def tilejson(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> dict[str, Any]:
+    async def tilejson(
+        request: Request, response: Response, names: Annotated[tuple[str, str], Depends(pair)]
+    ) -> dict[str, Any]:
         """TileJSON 3.0 whose tiles name the revision."""
+        response.headers["Cache-Control"] = REVALIDATE
         reader = await state.service.engine.open(state.open, *names)
         query = urlencode(request.query_params.multi_items(), safe=",")
         return documents.tilejson(
@@ -508,10 +529,13 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
         )
 
     @router.get("/legend.json", operation_id=f"{name}.getLegend", response_class=JSONResponse)
-    async def legend(names: Annotated[tuple[str, str], Depends(pair)]) -> list[dict[str, Any]] | dict[str, Any]:
-        """Classes with numbers, names and colours, or what the colours of values stand for."""
+    async def legend(
+        response: Response, names: Annotated[tuple[str, str], Depends(pair)], output: Output | None = None
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """Classes with numbers, names and colours, or what the colours of values, or of output=spread, stand for."""
+        response.headers["Cache-Control"] = REVALIDATE
         reader = await state.service.engine.open(state.open, *names)
-        return legend_of(reader.layer.loaded)
+        return legend_of(reader.layer.loaded, output)
 
     @router.get("/1.0.0/WMTSCapabilities.xml", operation_id=f"{name}.getWMTS", response_class=Response)
     async def wmts(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> Response:
@@ -542,7 +566,7 @@ async def _wmts_document(request: Request, state: State, scene: str, model: str)
     style = [(key, value) for key, value in request.query_params.multi_items() if key.casefold() not in KVP_WORDS]
     base, title = _pinned(request, (scene, model), reader), _title(state, scene, reader)
     xml = documents.wmts(reader, base, title, identifier, f"?{urlencode(style, safe=',')}" if style else "")
-    return Response(xml, media_type="application/xml", headers={"Cache-Control": SHORT})
+    return Response(xml, media_type="application/xml", headers={"Cache-Control": REVALIDATE})
 
 
 async def _wmts_kvp(request: Request, state: State, scene: str, model: str) -> Response:

@@ -95,6 +95,20 @@ def area_under(where: Footprint, grid: Grid, cells: Iterable[Cell], margin: int 
     return Rect(rows[0], cols[0], rows[1] - rows[0], cols[1] - cols[0])
 
 
+def cells_keeping(area: Rect, grid: Grid) -> list[Cell]:
+    """The cells that keep a pixel of a rectangle, row by row."""
+    rows, cols = (
+        range(
+            max(0, (start - grid.overlap) // grid.cell), min(cells, (start + count - 1 + grid.overlap) // grid.cell + 1)
+        )
+        for start, count, cells in (
+            (area.row_off, area.height, grid.cell_rows),
+            (area.col_off, area.width, grid.cell_cols),
+        )
+    )
+    return [Cell(row, col) for row in rows for col in cols]
+
+
 def _rise(place: NDArray[Any], length: int) -> NDArray[np.float64]:
     """Half a raised cosine: 0 before 0, 1 after `length`."""
     rise: NDArray[np.float64] = np.sin(np.clip(place / length, 0, 1) * (np.pi / 2)) ** 2

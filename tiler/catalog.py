@@ -58,6 +58,7 @@ class Catalog:
         max_window_pixels: int = MAX_WINDOW_PIXELS,
         ttl: float = 60.0,
         max_layers: int = 256,
+        gsds: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Make a catalog.
 
@@ -74,6 +75,7 @@ class Catalog:
             max_gsd_factor, max_window_pixels: see `layer.fit`.
             ttl: seconds a layer is kept.
             max_layers: layers kept.
+            gsds: metres per pixel, by name, of models (files) that are served as an ensemble of themselves.
 
         Raises:
             MisfitError, BusyError: the registry cannot be used, or reached.
@@ -95,6 +97,7 @@ class Catalog:
             left=self._forget,
             max_bytes=model_bytes,
             max_models=max_models,
+            gsds=gsds,
         )
 
     @property
@@ -158,8 +161,13 @@ class Catalog:
         identity = self.models.identify(model)
         self.models.check(identity)
         found = self.models.look_at(identity)
-        source_of(scene, found, indexes=indexes, max_gsd_factor=self._max_gsd_factor)
+        self._examine(scene, identity, indexes)
         return found
+
+    def _examine(self, scene: Scene, identity: str, indexes: Sequence[int] | None) -> None:
+        """Raise what keeps a model, or a member of an ensemble, from a scene; nothing is loaded for it."""
+        for network in self.models.networks(identity):
+            source_of(scene, network, indexes=indexes, max_gsd_factor=self._max_gsd_factor)
 
     def reload(self, warm: Warm | None = None) -> list[str]:
         """As `turnover.reload`; returns the names that mean another model now.
@@ -206,7 +214,7 @@ class Catalog:
             scene = open_it()
             if self.models.peek(identity) is None:
                 # A scene that does not fit must not have the model loaded for it.
-                source_of(scene, self.models.look_at(identity), indexes=indexes, max_gsd_factor=self._max_gsd_factor)
+                self._examine(scene, identity, indexes)
             loaded = self.models.get(identity, partial(self._sample, scene, indexes))
             layer = fit(
                 scene,
@@ -221,6 +229,9 @@ class Catalog:
                 if current is None or current is loaded:
                     self._homes[place, layer.revision] = identity
                     self._homes[layer.revision] = identity
+                    for member, ref in zip(layer.members, layer.model.members, strict=True):
+                        # What flies for an ensemble belongs to the member's own model where it has one.
+                        self._homes[member.revision] = ref.model or identity
                 if current is loaded:
                     self._layers[key] = layer
                 if current is None or current is loaded:

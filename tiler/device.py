@@ -17,7 +17,7 @@ from tiler.answers import nothing, scores_of
 from tiler.errors import DeviceError, InferenceError
 from tiler.layer import Layer
 from tiler.ready import Call, Ready, Work
-from tiler.values import Cell, Rect, Scores
+from tiler.values import PRECISE, Cell, Rect, Scores
 from tiler.windows import Block
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Device:
         name: str,
         ready: Ready,
         wanted: Callable[[Work], bool],
-        settle: Callable[[Work, dict[Cell, Scores]], None],
+        settle: Callable[[Work, list[Part]], None],
         fail: Callable[[Work, BaseException], None],
         died: Callable[[], None],
         batch: int,
@@ -63,7 +63,7 @@ class Device:
             name: the device.
             ready: where it takes windows from.
             wanted: asked before a window is put through a model; False drops it.
-            settle: called with a window's cells.
+            settle: called with a window's answers, several where it was halved.
             fail: called with what went wrong with a window.
             died: called when it takes nothing more.
             batch: see above.
@@ -164,12 +164,11 @@ class Device:
         self._beat = time.monotonic()
 
     def _settle_loop(self) -> None:
-        """In a thread of its own: cut answers into cells and hand them over."""
+        """In a thread of its own: hand answers over."""
         while (answer := self._answers.get()) is not None:
             work, parts = answer
             try:
-                cells = {cell: scores for part in parts for cell, scores in split(work.layer, part).items()}
-                self._settle(work, cells)
+                self._settle(work, parts)
             except Exception as error:  # whoever waits must hear of it, whatever it is
                 logger.exception("the answer to %s could not be kept", work.window)
                 self._fail(work, _in_our_words(error, work))
@@ -253,12 +252,13 @@ class Device:
     def _predict(self, works: list[Work]) -> list[Part]:
         layer = works[0].layer
         pixels = np.stack([work.pixels for work in works])
-        answer = layer.loaded.runner_on(self.name)(pixels, probabilities=works[0].probabilities)
+        wanted = works[0].probabilities
+        answer = layer.loaded.runner_on(self.name)(pixels, probabilities=bool(wanted))
         self.forwards += 1
         self.windows += len(works)
         self.pixels += sum(work.window.pixels for work in works)
         return [
-            Part(work.block, work.window, scores_of(layer.model, answer, number, work.valid))
+            Part(work.block, work.window, scores_of(layer.model, answer, number, work.valid, wanted == PRECISE))
             for number, work in enumerate(works)
         ]
 
@@ -279,6 +279,39 @@ def split(layer: Layer, part: Part) -> dict[Cell, Scores]:
         top, left = kept.row_off - part.window.row_off, kept.col_off - part.window.col_off
         cells[cell] = part.scores.cut(slice(top, top + kept.height), slice(left, left + kept.width))
     return cells
+
+
+def joined(layer: Layer, block: Block, parts: list[Part]) -> Scores:
+    """The scores of a block's own pixels [rows, cols] as far as the scene reaches; arrays are copies.
+
+    Args:
+        layer: whose.
+        block: what was asked for.
+        parts: its answers, side by side where the window was halved.
+    """
+    whole = _inside(layer, block)
+    found: Scores | None = None
+    for part in parts:
+        core = _inside(layer, part.block)
+        top, left = core.row_off - part.window.row_off, core.col_off - part.window.col_off
+        own = part.scores.cut(slice(top, top + core.height), slice(left, left + core.width))
+        if core == whole:
+            return own
+        found = found or own.enlarged(whole.height, whole.width)
+        found.put(core.row_off - whole.row_off, core.col_off - whole.col_off, own)
+    assert found is not None, "every answer has a part"
+    return found
+
+
+def _inside(layer: Layer, block: Block) -> Rect:
+    """A block's own pixels without those beyond the scene, which are there for the sake of the window's size."""
+    core, grid = layer.grid.core_of(block.first, block.last), layer.grid
+    return Rect(
+        core.row_off,
+        core.col_off,
+        min(core.height, grid.height - core.row_off),
+        min(core.width, grid.width - core.col_off),
+    )
 
 
 def _half(work: Work, block: Block) -> Work:

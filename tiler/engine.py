@@ -11,8 +11,9 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 
 from model_registry import LoadedModel
+from tiler import ensemble
+from tiler.answers import rounded
 from tiler.cache import pictures_cache, scores_cache
-from tiler.device import Device, is_out_of_memory
+from tiler.device import Device, Part, is_out_of_memory, joined, split
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
 from tiler.layer import MAX_WINDOW_PIXELS, Layer
@@ -31,15 +34,19 @@ from tiler.pace import Pace
 from tiler.pixels import read_window
 from tiler.ready import Call, Ready, Work
 from tiler.shared_cache import SharedCache
-from tiler.values import Cell, Key, Scores
+from tiler.values import PRECISE, Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
 from tiler.warming import usual_windows
+from tiler.windows import Block
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 ANYBODY = Origin()
+
+# Where scores come from, in the order of what it costs.
+SOURCES = ("hit", "shared", "miss")
 
 # Windows of one shape that a GPU takes at once.
 BATCH = 8
@@ -146,9 +153,12 @@ class Engine:
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
+        self._bulk_readers = ThreadPoolExecutor(read_threads, thread_name_prefix="bulk")
         self._changed = threading.Condition()
         self._flight: Flight[Key, Settled] = Flight()
         self._waiting: Waiting[Layer] = Waiting()
+        # Ensembles whose members' cells are asked for, by revision.
+        self._joining: Counter[str] = Counter()
         self._closing = False
         self._readers = [
             threading.Thread(target=self._read_loop, name=f"read-{number}", daemon=True)
@@ -166,32 +176,125 @@ class Engine:
             BusyError: too much is waiting already, it took too long, or the client has gone (`leaving`).
             ReadError, DeviceError: what went wrong with one of the cells.
         """
-        ticket, source = self._join(layer, cells, probabilities, origin)
-        waits = client()
-        try:
-            with waits.wakes(ticket.finish):
-                if not ticket.wait(self.timeout):
-                    raise self._too_slow()
-            if ticket.missing and ticket.error is None:
-                raise BusyError("the client has gone", "Ask again")
+        if layer.members:
+            return self._joint(layer, cells, probabilities, origin)
+        with self._asking([(layer, cells)], probabilities, origin) as ((ticket, source),):
+            self._wait(ticket, self.timeout)
             return _answer(ticket, source)
-        finally:
-            self._leave(ticket, origin)
 
     async def scores_async(
         self, layer: Layer, cells: Iterable[Cell], *, probabilities: bool = False, origin: Origin = ANYBODY
     ) -> Answer:
         """As `scores`, without blocking the event loop. Cancelling it leaves the cells to whoever else wants them."""
-        ticket, source = self._join(layer, cells, probabilities, origin)
-        try:
-            if not ticket.done:
-                async with asyncio.timeout(self.timeout):
-                    await _until_done(ticket)
+        if layer.members:
+            return await self._joint_async(layer, cells, probabilities, origin)
+        with self._asking([(layer, cells)], probabilities, origin) as ((ticket, source),):
+            await self._wait_async([ticket], self.timeout)
             return _answer(ticket, source)
+
+    def _joint(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> Answer:
+        """`scores` of an ensemble: its members' cells, put together in the calling thread."""
+        until = time.monotonic() + self.timeout
+        with self._made_jointly(layer, cells, probabilities) as (found, missing):
+            for part in ensemble.rounds(layer, missing):
+                with self._asking(zip(layer.members, part.needs, strict=True), PRECISE, origin) as asked:
+                    for ticket, _ in asked:
+                        self._wait(ticket, until - time.monotonic())
+                    found.append(self._put_together(layer, part, asked, probabilities))
+        return _of_all(found, {cell: scores for answer in found for cell, scores in answer.scores.items()})
+
+    async def _joint_async(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> Answer:
+        """As `_joint`, put together in a finishing thread."""
+        until = time.monotonic() + self.timeout
+        with self._made_jointly(layer, cells, probabilities) as (found, missing):
+            for part in await self.finish(list, ensemble.rounds(layer, missing)) if missing else []:
+                with self._asking(zip(layer.members, part.needs, strict=True), PRECISE, origin) as asked:
+                    await self._wait_async([ticket for ticket, _ in asked], until - time.monotonic())
+                    found.append(await self.finish(self._put_together, layer, part, asked, probabilities))
+        return _of_all(found, {cell: scores for answer in found for cell, scores in answer.scores.items()})
+
+    @contextmanager
+    def _made_jointly(
+        self, layer: Layer, cells: Iterable[Cell], probabilities: bool
+    ) -> Iterator[tuple[list[Answer], list[Cell]]]:
+        """(what is kept of an ensemble's cells, those that are missing); inside, it counts as busy."""
+        kept, missing = {}, []
+        for cell in dict.fromkeys(cells):
+            scores = self._find(Key(layer.revision, cell, probabilities))
+            if scores is None:
+                missing.append(cell)
+            else:
+                kept[cell] = scores
+        with self._changed:
+            self.counters.hits += len(kept)
+            self._joining[layer.revision] += 1
+        try:
+            yield [Answer(kept, "hit", None)], missing
+        finally:
+            with self._changed:
+                self._joining[layer.revision] -= 1
+                self._joining += Counter()  # those at zero go
+
+    def _put_together(
+        self, layer: Layer, part: ensemble.Round, asked: list[tuple[Pending, str]], probabilities: bool
+    ) -> Answer:
+        """An ensemble's cells from its members', kept."""
+        answers = [_answer(ticket, source) for ticket, source in asked]
+        begun = time.monotonic()
+        cells = ensemble.made(layer, part.cells, [answer.scores for answer in answers], probabilities)
+        for cell, scores in cells.items():
+            self.cache.put(Key(layer.revision, cell, probabilities), scores)
+        self.observe("join", time.monotonic() - begun)
+        return _of_all(answers, cells)
+
+    @contextmanager
+    def _asking(
+        self, wanted: Iterable[tuple[Layer, Iterable[Cell]]], probabilities: int, origin: Origin
+    ) -> Iterator[list[tuple[Pending, str]]]:
+        """A ticket for the cells of each layer, all asked for before anybody waits; inside, they are waited for."""
+        asked: list[tuple[Pending, str]] = []
+        try:
+            for layer, cells in wanted:
+                asked.append(self._join(layer, cells, probabilities, origin))
+            yield asked
+        finally:
+            for ticket, _ in asked:
+                self._leave(ticket, origin)
+
+    def _wait(self, ticket: Pending, seconds: float) -> None:
+        with client().wakes(ticket.finish):
+            if not ticket.wait(max(0.0, seconds)):
+                raise self._too_slow()
+        if ticket.missing and ticket.error is None:
+            raise BusyError("the client has gone", "Ask again")
+
+    async def _wait_async(self, tickets: list[Pending], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                for ticket in tickets:
+                    if not ticket.done:
+                        await _until_done(ticket)
         except TimeoutError:
             raise self._too_slow() from None
-        finally:
-            self._leave(ticket, origin)
+
+    def infer(self, layer: Layer, block: Block, *, probabilities: bool = False) -> Future[Scores]:
+        """Scores of a whole block of an exact model, as far as the scene reaches: read and inferred for whoever asks.
+
+        No cache is asked or filled, no time limit holds, and maps go first: it is what exports are made of. Whoever
+        asks bounds how many are on their way. Cancelling the future drops what has not begun.
+
+        Raises (through the future):
+            ReadError, DeviceError: what went wrong with it.
+            BusyError: the engine was closed.
+        """
+        _, window = layer.window_of(block.first, block.last)
+        done: Future[Scores] = Future()
+        work = Work(layer, block, probabilities, window, formed=time.monotonic(), whole=done)
+        try:
+            self._bulk_readers.submit(self._read, work)
+        except RuntimeError:
+            raise _closing_down() from None
+        return done
 
     @contextmanager
     def coming(self) -> Iterator[None]:
@@ -244,6 +347,10 @@ class Engine:
             loaded: the model.
             max_pixels: of a window, halo included; see `layer.fit`.
         """
+        if loaded.members:
+            for network in loaded.networks:
+                self.warm(network, max_pixels)
+            return
         bands, dtype = len(loaded.model.bands), loaded.model.input_dtypes[0]
         until = time.monotonic() + WARM_SECONDS
         first, *others = usual_windows(loaded.model, max_pixels)
@@ -276,6 +383,8 @@ class Engine:
             ticket.finish()
         for reader in self._readers:
             reader.join()
+        # Not cancelled: each must tell whoever waits for it.
+        self._bulk_readers.shutdown(wait=True)
         for device in list(self.devices.values()):
             device.close()
         for pool in (self._openers, self._finishers):
@@ -290,9 +399,9 @@ class Engine:
 
     @property
     def busy(self) -> frozenset[str]:
-        """Revisions of layers that have cells in flight."""
+        """Revisions of layers that have cells in flight, and of ensembles whose members' cells are asked for."""
         with self._changed:
-            return frozenset(key.revision for key in self._flight)
+            return frozenset(key.revision for key in self._flight) | frozenset(self._joining)
 
     @property
     def queued(self) -> int:
@@ -321,7 +430,7 @@ class Engine:
             device.alive and device.heartbeat_age < max(2 * self.timeout, 60) for device in list(self.devices.values())
         )
 
-    def _join(self, layer: Layer, cells: Iterable[Cell], probabilities: bool, origin: Origin) -> tuple[Pending, str]:
+    def _join(self, layer: Layer, cells: Iterable[Cell], probabilities: int, origin: Origin) -> tuple[Pending, str]:
         """A ticket for all cells, each found, flying, or queued now. A refused request queues nothing."""
         ticket: Pending = Ticket()
         keys = [Key(layer.revision, cell, probabilities) for cell in dict.fromkeys(cells)]
@@ -376,8 +485,14 @@ class Engine:
                     self.counters.dropped += 1
 
     def _find(self, key: Key) -> Scores | None:
-        # Scores with probabilities answer a request for classes, too.
-        return self.cache.get(key) if key.probabilities else self.cache.get(key, key._replace(probabilities=True))
+        if key.probabilities == PRECISE:
+            return self.cache.get(key)
+        # Scores with probabilities answer a request for classes, too, and precise ones are rounded for whoever asks.
+        more = (key._replace(probabilities=True), key._replace(probabilities=PRECISE))
+        if not key.probabilities:
+            return self.cache.get(key, *more)
+        found = self.cache.get(*more)
+        return None if found is None else rounded(found)
 
     def _waits(self, key: Key) -> bool:
         return self._waiting.holds(key.revision, key.probabilities, key.cell)
@@ -447,7 +562,7 @@ class Engine:
 
     def _shared_has(self, work: Work) -> bool:
         """Settle a window from the cache of all replicas, if that has all of it."""
-        if self.shared is None:
+        if self.shared is None or work.whole is not None:
             return False
         keys = _keys(work, work.cells)
         found = self.shared.get(keys)
@@ -464,6 +579,10 @@ class Engine:
 
     def _wanted(self, work: Work) -> bool:
         """Whether anybody still waits for a cell of the window; if not, it is forgotten."""
+        if work.whole is not None:
+            if self._closing:
+                self._fail(work, _closing_down())
+            return not work.whole.done()
         with self._changed:
             keys = _keys(work, work.cells)
             if any(self._flight.wanted(key) for key in keys):
@@ -474,8 +593,13 @@ class Engine:
             self._one_less(work)
             return False
 
-    def _settle(self, work: Work, cells: dict[Cell, Scores]) -> None:
+    def _settle(self, work: Work, parts: list[Part]) -> None:
         """In the thread that settles a device's answers: keep the cells, then wake those who wait."""
+        if work.whole is not None:
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                work.whole.set_result(joined(work.layer, work.block, parts))
+            return
+        cells = {cell: scores for part in parts for cell, scores in split(work.layer, part).items()}
         stages = Stages(max(0.0, work.started - work.formed - work.read), work.read, work.done - work.started)
         for stage, seconds in zip(Stages._fields, stages, strict=True):
             self.observe(stage, seconds)
@@ -497,6 +621,10 @@ class Engine:
 
     def _fail(self, work: Work, error: BaseException) -> None:
         """Give everybody who waits for a cell that the window answers for its error."""
+        if work.whole is not None:
+            with suppress(InvalidStateError):
+                work.whole.set_exception(_told(error))
+            return
         with self._changed:
             tickets = self._flight.fail(_keys(work, work.cells), _told(error))
             self._one_less(work)
@@ -576,6 +704,13 @@ async def _until_done(ticket: Pending) -> None:
 
     ticket.when_done(wake)
     await event.wait()
+
+
+def _of_all(answers: list[Answer], scores: dict[Cell, Scores]) -> Answer:
+    """What was made of several answers: it took as long as the slowest, and is a miss if one of them is."""
+    stages = [answer.stages for answer in answers if answer.stages is not None]
+    source = max((answer.source for answer in answers), key=SOURCES.index)
+    return Answer(scores, source, max(stages, key=sum) if stages else None)
 
 
 def _answer(ticket: Pending, source: str) -> Answer:

@@ -26,8 +26,9 @@ from tiler.cards import Cards
 from tiler.catalog import Catalog
 from tiler.documents import running
 from tiler.engine import Engine
+from tiler.label_params import labels_by_request
 from tiler.legend import answer_of, classes_of, kind_of, legend_of
-from tiler.naming import labels_by_request
+from tiler.materialised import Materialised
 from tiler.params import (
     RenderParams,
     StatsParams,
@@ -43,6 +44,7 @@ from tiler.roster import number_of, parse_address
 from tiler.routes import InferenceRoute, inline
 from tiler.tiles import TileRequest, answer_tile, open_reader, render
 from tiler.truth import add_surveys
+from tiler.values import Output
 
 
 class InferenceFactory:
@@ -175,6 +177,7 @@ class inferenceExtension(FactoryExtension):
         catalog, engine: to share between several factories; made when not given.
         limits: what one request may cost.
         device, max_gsd_factor: see `Catalog`.
+        materialised: folder in which exports register themselves, so that tiles come from them; none by default.
     """
 
     models: Mapping[str, str | FilePath | LoadedModel] = attr_field(factory=dict)
@@ -188,6 +191,7 @@ class inferenceExtension(FactoryExtension):
     limits: Limits = attr_field(factory=Limits)
     device: str = "cpu"
     max_gsd_factor: float = 4.0
+    materialised: Materialised | str | FilePath | None = None
 
     def register(self, factory: BaseFactory) -> None:
         """Add the endpoints to the host's router.
@@ -214,7 +218,15 @@ class inferenceExtension(FactoryExtension):
         catalog = self.catalog
         catalog.busy = lambda engine=self.engine: engine.busy  # type: ignore[misc]
         cards = Cards(catalog.models)
-        service = Service(catalog=catalog, engine=self.engine, limits=self.limits, reader=factory.reader)
+        if not isinstance(self.materialised, Materialised):
+            self.materialised = Materialised(self.materialised)
+        service = Service(
+            catalog=catalog,
+            engine=self.engine,
+            limits=self.limits,
+            reader=factory.reader,
+            materialised=self.materialised,
+        )
         # Flat routes with the parent's prefix and dependencies: an included router would break `route_dependencies`,
         # and without the parent's dependencies its auth would silently not cover ours.
         router = APIRouter(
@@ -267,9 +279,10 @@ def add_legend(router: APIRouter, catalog: Catalog, operation_id: str) -> None:
     @router.get("/legend.json", operation_id=operation_id, response_class=JSONResponse)
     def legend(
         model: Annotated[str, Path(description="Name of the model")],
+        output: Output | None = None,
     ) -> list[dict[str, Any]] | dict[str, Any]:
-        """Classes with numbers, names and colours, or what the colours of values stand for."""
-        return legend_of(catalog.model(parse_address(model).model))
+        """Classes with numbers, names and colours, or what the colours of values, or of output=spread, stand for."""
+        return legend_of(catalog.model(parse_address(model).model), output)
 
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from morecantile import tms
 
-from model_registry import Model, load
+from model_registry import LoadedModel, Model, at_gsds, load, open_model
 from model_registry.augment import passes
 from tiler import zoom
-from tiler.layer import MAX_GSD_FACTOR, Layer, examine, fit
+from tiler.layer import MAX_GSD_FACTOR, Finding, Layer, examine, fit, member_name
 from tiler.predict import Limits
-from tiler.scene import SceneRef, open_scene
+from tiler.scene import Scene, SceneRef, open_scene
 from tiler.seams import Seam, measure
 
 
@@ -33,6 +33,31 @@ def _augmentation(model: Model) -> dict[str, str]:
         return {}
     count = passes(model.augment)
     return {"augmentation": f"{model.augment}: {count} forward passes per window, 1/{count} of the speed"}
+
+
+def _members(model: Model) -> dict[str, str]:
+    if not model.members:
+        return {}
+    shares = (
+        f"{member.model or model.name} at {member.gsd:g} m ({100 * member.weight:.3g} %)" for member in model.members
+    )
+    return {"members": ", ".join(shares)}
+
+
+def _findings(scene: Scene, loaded: LoadedModel, **given: Any) -> Iterator[Finding]:
+    """What fits and what does not; of an ensemble, of each member."""
+    if not loaded.members:
+        yield from examine(scene, loaded.model, **given)
+    for member in loaded.members:
+        for finding in examine(scene, member.model, **given):
+            yield replace(finding, subject=f"{finding.subject}, {member_name(member.model)}")
+
+
+def _all_windows(layer: Layer) -> dict[str, str]:
+    told = _windows(layer)
+    for member in layer.members:
+        told |= {f"{name}, {member_name(member.model)}": text for name, text in _windows(member).items()}
+    return told
 
 
 def _windows(layer: Layer) -> dict[str, str]:
@@ -63,9 +88,13 @@ def _seams(layer: Layer, seam: Seam | None) -> str:
 
 
 def report(
-    source: str, model_path: str, indexes: Sequence[int] | None = None, max_gsd_factor: float | None = None
+    source: str,
+    model_path: str,
+    indexes: Sequence[int] | None = None,
+    max_gsd_factor: float | None = None,
+    gsds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Facts and findings of a pair.
+    """Facts and findings of a pair; with `gsds` (metres per pixel), of the model's ensemble with itself at each.
 
     Returns:
         `facts`: names and values for people; `findings`: what fits and what does not, each with `subject`, `fits`,
@@ -76,10 +105,10 @@ def report(
         ModelError: the model cannot be loaded at all.
     """
     scene = open_scene(SceneRef(source))
-    loaded = load(model_path)
+    loaded = load(at_gsds(open_model(model_path), gsds) if gsds else model_path)
     model, factor = loaded.model, max_gsd_factor or MAX_GSD_FACTOR
     try:
-        findings = examine(scene, model, indexes=indexes, max_gsd_factor=factor)
+        findings = list(_findings(scene, loaded, indexes=indexes, max_gsd_factor=factor))
         along_x, along_y = scene.gsd
         facts: dict[str, Any] = {
             "scene": f"{scene.display_name}, {scene.width} x {scene.height} px, {len(scene.bands)} bands, "
@@ -88,6 +117,7 @@ def report(
             "scene nodata": scene.nodata if scene.nodata is not None else ("mask or alpha" if scene.masked else "none"),
             "model": f"{model.title} ({model.name} {model.version}), {loaded.runner.runtime} {loaded.runner.precision}",
             "model gsd": f"{model.resolution.value:g} m" if model.resolution else "not stated",
+            **_members(model),
             "answers": _answers(model),
             **_augmentation(model),
             "exactness": f"{model.exactness}, halo {model.window.halo} px, period {model.window.period} px, "
@@ -106,7 +136,7 @@ def report(
                 "zooms": f"{zoom.minzoom(grid, mercator, limits.max_tile_pixels)} to {zoom.maxzoom(grid, mercator)} "
                 "(WebMercatorQuad)",
                 "revision": layer.revision,
-                **_windows(layer),
+                **_all_windows(layer),
             }
         return {"facts": facts, "findings": [asdict(finding) for finding in findings]}
     finally:

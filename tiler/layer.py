@@ -6,9 +6,9 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from morecantile import TileMatrixSet
 
@@ -38,6 +38,9 @@ ONLY_COUNTS = re.compile(r"(band|layer|channel|b)?[ _-]*\d*[a-z]?")
 # Cells of an exact model: small enough that little is inferred beyond what is seen.
 PREFERRED_CELL = 32
 
+# Cells of an ensemble: no network sees them, so nothing but their number speaks against small ones.
+LARGEST_ENSEMBLE_CELL = 64
+
 # Windows of any other model have a halo of at least this share of their side: what is blended has to be wide enough to
 # hide a difference of tone. An eighth costs (8 / 6)^2 = 1.8 pixels inferred per pixel shown.
 LEAST_HALO = 1 / 8
@@ -64,6 +67,7 @@ class Layer:
             alignment will do (exact models).
         max_window_pixels: largest window of an exact model, halo included.
         version: `name:3` of a registry's model, empty for others.
+        members, weights: of an ensemble: the layers that are averaged, and their shares; the grid is the finest one's.
         revision: 12 hex digits; changes whenever any pixel of the answer may.
     """
 
@@ -74,6 +78,8 @@ class Layer:
     revision: str
     max_window_pixels: int = MAX_WINDOW_PIXELS
     version: str = ""
+    members: tuple[Layer, ...] = ()
+    weights: tuple[float, ...] = ()
 
     @property
     def model(self) -> Model:
@@ -96,11 +102,17 @@ class Layer:
         """The model's exactness class, and for one that is not exact how its windows are put together."""
         if self.model.exactness == "exact":
             return "exact"
-        return f"{self.model.exactness}; {'blended' if self.grid.overlap else 'fixed windows'}"
+        parts = [layer for layer in self.members or (self,) if layer.model.exactness != "exact"]
+        blended = all(layer.grid.overlap for layer in parts)
+        return f"{self.model.exactness}; {'blended' if blended else 'fixed windows'}"
 
     @property
     def redundancy(self) -> float:
         """Pixels inferred per pixel of the scene when all of it is inferred; 0 where windows follow what is wanted."""
+        if self.members and any(layer.redundancy for layer in self.members):
+            own = self.grid.res_x * self.grid.res_y
+            shares = [own / (layer.grid.res_x * layer.grid.res_y) for layer in self.members]
+            return sum(max(1.0, layer.redundancy) * share for layer, share in zip(self.members, shares, strict=True))
         return 0.0 if self.window_shape is None else math.prod(self.window_shape) / self.grid.cell**2
 
     @cached_property
@@ -178,6 +190,10 @@ def fit(
         MisfitError: they do not belong together; the message has every reason with its remedy.
         RequestError: `indexes` names bands that the scene does not have.
     """
+    if loaded.members:
+        given: dict[str, Any] = {"max_gsd_factor": max_gsd_factor, "max_window_pixels": max_window_pixels}
+        members = tuple(_fit_member(scene, member, indexes=indexes, **given) for member in loaded.members)
+        return _joined(scene, loaded, members, max_window_pixels, version)
     source, window_shape = source_of(scene, loaded.model, indexes=indexes, max_gsd_factor=max_gsd_factor)
     return Layer(
         scene=scene,
@@ -187,6 +203,46 @@ def fit(
         revision=_revision(loaded, source, window_shape),
         max_window_pixels=max_window_pixels,
         version=version,
+    )
+
+
+def _fit_member(scene: Scene, loaded: LoadedModel, **given: Any) -> Layer:
+    try:
+        return fit(scene, loaded, **given)
+    except MisfitError as error:
+        raise MisfitError(f"{member_name(loaded.model)}: {error.reason}", error.remedy) from None
+
+
+def member_name(model: Model) -> str:
+    """What a member of an ensemble is called in messages."""
+    return f"{model.name} at {model.resolution.value:g} m" if model.resolution else model.name
+
+
+def _joined(
+    scene: Scene, loaded: LoadedModel, members: tuple[Layer, ...], max_window_pixels: int, version: str
+) -> Layer:
+    """The layer of an ensemble: on its finest member's pixels, in cells that lie side by side."""
+    # Not always the first: within the tolerance of its resolution one member may take the scene's own pixels.
+    finest = min(members, key=lambda layer: layer.grid.res_x * layer.grid.res_y)
+    cell = min(finest.grid.cell, LARGEST_ENSEMBLE_CELL)
+    grid = replace(finest.grid, cell=cell, align=1, halo=loaded.model.window.halo or 0, overlap=0)
+    weights = tuple(member.weight for member in loaded.model.members)
+    decides = (
+        MATHS_VERSION,
+        loaded.model.digest,
+        (grid.transform, grid.height, grid.width, grid.cell),
+        [(layer.revision, weight) for layer, weight in zip(members, weights, strict=True)],
+    )
+    return Layer(
+        scene=scene,
+        loaded=loaded,
+        source=replace(finest.source, grid=grid),
+        window_shape=None,
+        revision=_short_hash(decides),
+        max_window_pixels=max_window_pixels,
+        version=version,
+        members=members,
+        weights=weights,
     )
 
 
@@ -469,4 +525,8 @@ def _revision(loaded: LoadedModel, source: Source, window_shape: tuple[int, int]
         (source.grid.cell, source.grid.align, source.grid.halo, source.grid.overlap, window_shape),
         (source.indexes, source.unscale, source.fill, source.mask),
     )
+    return _short_hash(decides)
+
+
+def _short_hash(decides: object) -> str:
     return hashlib.sha256(repr(decides).encode()).hexdigest()[:12]

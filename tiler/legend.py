@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from model_registry import LoadedModel, Model
 from tiler.layer import Layer
-from tiler.outputs import offered
-from tiler.ramps import Color, ramp
+from tiler.outputs import check_output, offered
+from tiler.ramps import SPREAD, Color, ramp
+from tiler.values import Output
 
 STOPS = 11  # colours of a ramp that a legend names, its ends among them
+_SPREAD: dict[str, Any] = {"name": "spread", "unit": ""}
 
 
 def classes_of(loaded: LoadedModel) -> list[dict[str, Any]]:
@@ -27,9 +30,16 @@ def classes_of(loaded: LoadedModel) -> list[dict[str, Any]]:
     ]
 
 
-def legend_of(loaded: LoadedModel) -> list[dict[str, Any]] | dict[str, Any]:
-    """A list of classes, or an object that says what the colours of values stand for."""
+def legend_of(loaded: LoadedModel, output: Output | None = None) -> list[dict[str, Any]] | dict[str, Any]:
+    """A list of classes, or an object that says what the colours of values, or of an ensemble's spread, stand for.
+
+    Raises:
+        RequestError: the spread of what is no ensemble.
+    """
     model = loaded.model
+    if output == "spread":
+        check_output(model, output)
+        return {"kind": model.kind, "value": _SPREAD | _stops(0.0, 1.0, SPREAD)}
     return classes_of(loaded) if model.values is None else {"kind": model.kind, **answer_of(model)}
 
 
@@ -44,13 +54,7 @@ def answer_of(model: Model) -> dict[str, Any]:
         return {}
     told: dict[str, Any] = {"name": values.name, "unit": values.unit}
     if model.kind == "regression":
-        low, high = values.range
-        colors = ramp(values.ramp)
-        stops = [
-            {"value": float(f"{low + share * (high - low):.6g}"), "color": _hex(colors[round(share * 254)])}
-            for share in np.linspace(0, 1, STOPS).tolist()
-        ]
-        return {"value": {**told, "range": [low, high], "stops": stops}}
+        return {"value": told | _stops(*values.range, values.ramp)}
     shown = values.components
     colors_of: list[dict[str, Any]]
     bands = zip(("red", "green", "blue"), range(3), strict=True)
@@ -72,8 +76,25 @@ def answer_of(model: Model) -> dict[str, Any]:
 
 
 def kind_of(model: Model) -> dict[str, Any]:
-    """Kind and outputs, for every document that describes a model."""
-    return {"kind": model.kind, "outputs": list(offered(model))}
+    """Kind and outputs, for every document that describes a model; of an ensemble also its members and spread."""
+    told: dict[str, Any] = {"kind": model.kind, "outputs": list(offered(model))}
+    if model.members:
+        told["members"] = [
+            {"model": member.model or model.name, "gsd": member.gsd, "weight": round(member.weight, 6)}
+            for member in model.members
+        ]
+        told["spread"] = _SPREAD | _stops(0.0, 1.0, SPREAD)
+    return told
+
+
+def _stops(low: float, high: float, colors: str | Sequence[Color]) -> dict[str, Any]:
+    """Range and colours of a ramp."""
+    steps = ramp(colors)
+    stops = [
+        {"value": float(f"{low + share * (high - low):.6g}"), "color": _hex(steps[round(share * 254)])}
+        for share in np.linspace(0, 1, STOPS).tolist()
+    ]
+    return {"range": [low, high], "stops": stops}
 
 
 def windows_of(layer: Layer) -> dict[str, Any]:

@@ -27,13 +27,16 @@ from model_registry import (
     RegistryError,
     Store,
     UnknownModel,
+    at_gsds,
     open_model,
     open_store,
     parse_ref,
 )
+from model_registry.ensemble import member_models, refs_of
+from model_registry.loaded_ensemble import composed
 from model_registry.versions import State, state_of
 from tiler.errors import BusyError, InferenceError, MisfitError, UnknownNameError
-from tiler.pool import Pool
+from tiler.pool import Pool, artifact_bytes
 from tiler.roster import Roster, look, number_of
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class Models:
         pool: those that are loaded.
         pinned: names whose model is never unloaded.
         sources, refs: the operator's own, which are files and which are references.
+        gsds: of the operator's own: the ground resolutions of those that are served as an ensemble of themselves.
         samples: real windows by identity, that a lower precision was judged by.
         served: names without a version that have answered.
         reloading: held by whoever reloads, see `turnover`.
@@ -72,6 +76,7 @@ class Models:
         left: Callable[[str], None] = lambda identity: None,
         max_bytes: int | None = None,
         max_models: int | None = None,
+        gsds: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Look at the registry; nothing is loaded yet.
 
@@ -81,15 +86,17 @@ class Models:
             registry: a folder, a URL, or a registry that was opened.
             load: loads a model, given real windows to judge a lower precision by.
             in_use, left, max_bytes, max_models: see `pool.Pool`; `in_use` need not know the pinned.
+            gsds: see above; metres per pixel, by name.
 
         Raises:
-            MisfitError, BusyError: the registry cannot be used, or reached.
+            MisfitError, BusyError: the registry cannot be used, or reached; `gsds` of what is no file.
         """
         self.pinned: set[str] = set()
         self.own = tuple(sources)
         self.load, self.replaced = load, left
         self.samples: dict[str, Samples] = {}
         self._failures: dict[str, tuple[InferenceError, float]] = {}
+        self._ensembles: dict[str, Model | None] = {}
         self.served: set[str] = set()
         self.reloading = threading.Lock()
         self.pool = Pool(
@@ -101,11 +108,25 @@ class Models:
         except ModelError as error:
             raise in_our_words("registry", error) from error
         self.sources, self.refs = _split(sources, self.registry is not None)
+        self.gsds = dict(gsds or {})
+        for name in self.gsds:
+            if isinstance(self.sources.get(name, None), LoadedModel) or name not in self.sources:
+                raise MisfitError(
+                    f"gsds names {name!r}, which is no model's folder or file",
+                    "Of a registry's model make an ensemble there: `tiler models ensemble`",
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The operator's own names in the order given, then the registry's."""
         return (*self.own, *(name for name in self.roster.shelves if name not in self.own))
+
+    def add(self, name: str, source: str | Path) -> None:
+        """Serve one more of the operator's own, as if it had been given from the start; nothing is loaded yet."""
+        files, refs = _split({name: source}, self.registry is not None)
+        # New mappings and not longer ones: others may be walking through those.
+        self.sources, self.refs = {**self.sources, **files}, {**self.refs, **refs}
+        self.own = (*self.own, name)
 
     def identify(self, name: str) -> str:
         """The identity of what `name`, `name@alias` or `name:3` means now.
@@ -132,8 +153,11 @@ class Models:
             ModelError: see `Registry.open` and `open_model`.
         """
         source = self.sources.get(identity)
+        if isinstance(source, LoadedModel):
+            return source.model
         if source is not None:
-            return source.model if isinstance(source, LoadedModel) else open_model(source)
+            model = open_model(source)
+            return at_gsds(model, self.gsds[identity]) if identity in self.gsds else model
         ref = number_of(identity)
         if self.registry is None or ref is None:
             raise UnknownModel(f"there is no model {identity!r}", "Ask for one by its name")
@@ -150,6 +174,20 @@ class Models:
             return loaded.model
         try:
             return self.find(identity)
+        except ModelError as error:
+            raise in_our_words(identity, error) from error
+
+    def networks(self, identity: str) -> tuple[Model, ...]:
+        """As `look_at`: the model itself, or of an ensemble the network of each member at its resolution.
+
+        Raises:
+            UnknownNameError, MisfitError, BusyError: as `look_at`, also of a member.
+        """
+        loaded = self.peek(identity)
+        if loaded is not None:
+            return tuple(member.model for member in loaded.members) or (loaded.model,)
+        try:
+            return member_models(self.look_at(identity), None if identity in self.sources else self.find)
         except ModelError as error:
             raise in_our_words(identity, error) from error
 
@@ -181,6 +219,8 @@ class Models:
         if isinstance(source, LoadedModel):
             return source
         self.check(identity)
+        if self.pool.peek(identity) is None and (whole := self._ensemble(identity)) is not None:
+            return self._joined(identity, whole, sample, must)
 
         def load(model: Model) -> LoadedModel:
             if sample is not None and identity not in self.samples:
@@ -198,6 +238,42 @@ class Models:
             if number_of(identity) is not None and not isinstance(told, BusyError):
                 self.failed(identity, told, str(error))
             raise told from error
+
+    def _ensemble(self, identity: str) -> Model | None:
+        """A registry's model if it is made of others of the registry; what it is never changes."""
+        if identity in self.sources:
+            return None  # loaded as one, with what it needs
+        if identity not in self._ensembles:
+            model = self.look_at(identity)
+            self._ensembles[identity] = model if refs_of(model) else None
+        return self._ensembles[identity]
+
+    def _joined(
+        self, identity: str, model: Model, sample: Callable[[Model], Samples] | None, must: bool
+    ) -> LoadedModel:
+        """An ensemble of others, each of which is loaded as if it had been asked for itself."""
+        networks = self.networks(identity)
+        needs = refs_of(model)
+        self._check_room(identity, {network.digest: network for network in networks})
+        with self.pool.holding(needs):
+            loaded = {ref: self.get(ref, sample, must=must) for ref in needs}
+            whole = composed(model, [loaded[member.model] for member in model.members])
+            self.pool.put(identity, whole, 0, needs=needs)
+        # Whoever was here at the same time has made another one of the same parts: one answers for all.
+        return self.pool.peek(identity) or whole
+
+    def _check_room(self, identity: str, networks: Mapping[str, Model]) -> None:
+        """Refuse an ensemble that can never be loaded: no request would ever have an answer."""
+        nbytes, limit, most = sum(map(artifact_bytes, networks.values())), self.pool.max_bytes, self.pool.max_models
+        if limit is not None and nbytes > limit:
+            raise MisfitError(
+                f"the members of {identity!r} take {nbytes / 1e6:.0f} MB, the budget is {limit / 1e6:.0f} MB",
+                "Raise TILER_MODEL_BYTES",
+            )
+        if most is not None and len(networks) > most:
+            raise MisfitError(
+                f"{identity!r} has {len(networks)} networks, {most} may be loaded", "Raise TILER_MAX_MODELS"
+            )
 
     def serves(self, name: str) -> None:
         """A name has answered: what takes its place later has to be as good."""

@@ -16,7 +16,7 @@ def offered(model: Model) -> tuple[Output, ...]:
         return ("rgb", "value")
     if model.emits == "labels":
         return ("class", "class_confidence")  # which says of the confidence that it is not known
-    return ("class", "probability", "confidence", "class_confidence")
+    return ("class", "probability", "confidence", "class_confidence", *(("spread",) if model.members else ()))
 
 
 def style_of(
@@ -42,9 +42,10 @@ def style_of(
     known = offered(model)
     if output is None:
         output = "value" if numbers and "value" in known else known[0]
-    if output not in known:
-        what = "class numbers only" if model.emits == "labels" else _PLURAL[model.kind]
-        raise RequestError(f"output={output} is not what model {model.name!r} answers ({what})", _use(known))
+    check_output(model, output)
+    if output == "spread" and (class_names is not None or threshold is not None):
+        wrong = "class" if class_names is not None else "threshold"
+        raise RequestError(f"{wrong}= has no meaning for output=spread", "Leave it out")
     if model.kind != "classes" and (class_names is not None or threshold is not None):
         wrong = "class" if class_names is not None else "threshold"
         raise RequestError(
@@ -52,6 +53,23 @@ def style_of(
             f"Leave it out. {_use(known)}; rescale= chooses what the colours stand for",
         )
     return Style(output=output, classes=layer.class_values(class_names), threshold=threshold)
+
+
+def check_output(model: Model, output: Output) -> None:
+    """Refuse an output that a model does not have.
+
+    Raises:
+        RequestError: the message lists what it has.
+    """
+    known = offered(model)
+    if output in known:
+        return
+    if output == "spread":
+        raise RequestError(
+            f"output=spread is how far an ensemble's members lie apart, and model {model.name!r} is none", _use(known)
+        )
+    what = "class numbers only" if model.emits == "labels" else _PLURAL[model.kind]
+    raise RequestError(f"output={output} is not what model {model.name!r} answers ({what})", _use(known))
 
 
 _PLURAL = {"classes": "classes", "regression": "values", "embedding": "vectors"}

@@ -16,7 +16,7 @@ from rio_tiler.utils import render as rio_render
 
 from tiler.errors import RequestError
 from tiler.layer import Layer
-from tiler.ramps import Color, Rescale, ramp
+from tiler.ramps import PROBABILITIES, SPREAD, Color, Rescale, ramp
 from tiler.values import NUMBERS, Classes, Floats, Mask, Output, Style
 
 Palette = Mapping[int, Color]
@@ -38,7 +38,7 @@ CLEAR = 255
 
 
 def default_palette(layer: Layer, style: Style) -> dict[int, Color]:
-    """The model's own colours for classes and values, viridis for probabilities; none for what has its own colours.
+    """The model's own colours for classes and values, a ramp for probabilities; none for what has its own colours.
 
     Raises:
         MisfitError: the model names a ramp that there is not.
@@ -47,8 +47,10 @@ def default_palette(layer: Layer, style: Style) -> dict[int, Color]:
         return {item.value: item.color for item in layer.model.classes}
     if style.output in ("rgb", "class_confidence"):
         return {}
+    if style.output == "spread":
+        return ramp(SPREAD)
     values = layer.model.values
-    return ramp("viridis" if values is None else values.ramp)
+    return ramp(PROBABILITIES if values is None else values.ramp)
 
 
 def check_format(output_format: str, bands: int = 1, output: Output = "class") -> None:

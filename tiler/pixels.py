@@ -6,11 +6,10 @@ window. What hangs over the scene's edge is reflected; what has no data is fille
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -23,6 +22,7 @@ from rasterio.windows import Window
 from tiler.errors import ReadError
 from tiler.grid import Grid
 from tiler.scene import Scene, fingerprint_of, gdal_env, state_of
+from tiler.taps import taps
 from tiler.values import Mask, Rect
 
 # Dataset handles are not thread-safe: every thread keeps its own, this many at most.
@@ -186,53 +186,6 @@ def _filled(pixels: NDArray[Any], valid: Mask, fill: tuple[float, ...]) -> NDArr
     return np.where(valid, pixels, values.astype(pixels.dtype)[:, None, None])
 
 
-class _Taps(NamedTuple):
-    """Which scene pixels make each grid pixel along one axis.
-
-    place: int64 [count, taps], ascending; weight: float32 [count, taps], each row sums to 1; nearest: int64 [count].
-    """
-
-    place: NDArray[np.int64]
-    weight: NDArray[np.float32]
-    nearest: NDArray[np.int64]
-
-    @property
-    def span(self) -> slice:
-        """All scene pixels that are needed."""
-        return slice(int(self.place.min()), int(self.place.max()) + 1)
-
-    def apply(self, array: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-        """Weighted sums along an axis of `array` [rows, cols], which begins at `span.start`.
-
-        Tap by tap, never as one product of matrices: the order of additions, and so each bit of the answer, must not
-        depend on the window.
-        """
-        total = np.float32(0)
-        for index, weight in zip((self.place - self.span.start).T, self.weight.T, strict=True):
-            total = total + array.take(index, axis) * np.expand_dims(weight, 1 - axis)
-        return np.asarray(total)
-
-
-def _taps(start: int, count: int, ratio: float, size: int, *, average: bool) -> _Taps:
-    """Taps of the grid pixels start .. start + count - 1, each `ratio` scene pixels long, of a scene `size` long.
-
-    average: the share of the grid pixel that a scene pixel covers; else nearness of the two centres (bilinear).
-    """
-    grid = np.arange(start, start + count)
-    nearest = np.clip(np.floor((grid + 0.5) * ratio), 0, size - 1).astype(np.int64)
-    if average:
-        low = (grid * ratio)[:, None]
-        index = np.floor(low).astype(np.int64) + np.arange(math.ceil(ratio) + 1)
-        weight = np.clip(np.minimum(low + ratio, index + 1) - np.maximum(low, index), 0, None)
-        weight[index >= size] = 0
-    else:
-        place = np.clip((grid + 0.5) * ratio - 0.5, 0, size - 1)[:, None]
-        index = np.floor(place).astype(np.int64) + np.arange(2)
-        weight = 1 - np.abs(place - index)
-    weight /= weight.sum(axis=1, keepdims=True)
-    return _Taps(np.minimum(index, size - 1), weight.astype(np.float32), nearest)
-
-
 def _read_resampled(source: Source, dataset: DatasetReader, window: Window) -> tuple[NDArray[np.float32], Mask]:
     """The scene on the grid: means where the grid is coarser, bilinear where it is finer, in float32.
 
@@ -243,14 +196,14 @@ def _read_resampled(source: Source, dataset: DatasetReader, window: Window) -> t
     scene, grid = source.scene, source.grid
     ratio_x, ratio_y = grid.res_x / abs(scene.transform.a), grid.res_y / abs(scene.transform.e)
     average = max(ratio_x, ratio_y) > 1
-    cols = _taps(window.col_off, window.width, ratio_x, scene.width, average=average)
+    cols = taps(window.col_off, window.width, ratio_x, scene.width, average=average)
     pixels = np.empty((len(source.indexes), window.height, window.width), np.float32)
     valid = np.empty((window.height, window.width), bool)
     width = cols.span.stop - cols.span.start
     step = max(1, int(MAX_SCENE_PIXELS // (width * max(ratio_y, 1))))
     for start in range(0, window.height, step):
         part = slice(start, min(start + step, window.height))
-        rows = _taps(window.row_off + start, part.stop - start, ratio_y, scene.height, average=average)
+        rows = taps(window.row_off + start, part.stop - start, ratio_y, scene.height, average=average)
         read, known = _read_scene(source, dataset, Window.from_slices(rows.span, cols.span))
         share = cols.apply(rows.apply(known.astype(np.float32), 0), 1)
         for band, values in enumerate(read):

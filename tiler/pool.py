@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -46,12 +46,16 @@ def without_waiting() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A loaded model, the bytes it counts for, and when (seconds since 1970) and how long (seconds) it was loaded."""
+    """A loaded model, the bytes it counts for, and when (seconds since 1970) and how long (seconds) it was loaded.
+
+    `needs` are the models, by identity, that it is made of: an ensemble is nothing without them, and no memory beyond.
+    """
 
     loaded: LoadedModel
     nbytes: int
     since: float
     seconds: float
+    needs: tuple[str, ...] = ()
 
 
 class Pool:
@@ -86,6 +90,7 @@ class Pool:
         self._loading: dict[str, Future[LoadedModel]] = {}
         self._lock = threading.Lock()
         self._now: Future[LoadedModel] | None = None
+        self._held: Counter[str] = Counter()
         # One at a time: what a runtime does per second is measured while loading, and memory is counted.
         self._turn = threading.Lock()
 
@@ -109,8 +114,19 @@ class Pool:
     def touch(self, identity: str) -> None:
         """The model is used now."""
         with self._lock:
-            if identity in self._kept:
-                self._kept.move_to_end(identity)
+            self._touch(identity)
+
+    @contextmanager
+    def holding(self, identities: Collection[str]) -> Iterator[None]:
+        """Inside, none of these models is unloaded: they are needed together."""
+        with self._lock:
+            self._held.update(identities)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.subtract(identities)
+                self._held += Counter()  # those at zero go
 
     def get(
         self, identity: str, find: Callable[[], Model], load: Callable[[Model], LoadedModel], *, must: bool = False
@@ -165,18 +181,25 @@ class Pool:
         self._make_room(identity, 0)
         return loaded
 
-    def put(self, identity: str, loaded: LoadedModel, nbytes: int, seconds: float = 0.0) -> None:
-        """Keep a model that was loaded elsewhere, in the place of the one with its identity."""
+    def put(
+        self, identity: str, loaded: LoadedModel, nbytes: int, seconds: float = 0.0, needs: tuple[str, ...] = ()
+    ) -> None:
+        """Keep a model that was loaded elsewhere, in the place of the one with its identity.
+
+        One that `needs` others is only kept while they are.
+        """
         with self._lock:
-            self._keep(identity, Entry(loaded, nbytes, time.time(), seconds))
+            if not set(needs) <= set(self._kept):
+                return
+            self._keep(identity, Entry(loaded, nbytes, time.time(), seconds, needs))
         self._make_room(identity, 0)
 
     def drop(self, identity: str) -> None:
         """Unload a model, whoever uses it: what has begun with it ends with it."""
         with self._lock:
-            if identity in self._kept:
-                self._leave(identity)
-        self._left(identity)
+            gone = self._leave(identity) if identity in self._kept else [identity]
+        for name in gone:
+            self._left(name)
 
     def close(self) -> None:
         """Free all models, also those that are on their way out."""
@@ -191,7 +214,7 @@ class Pool:
     def _found(self, identity: str) -> LoadedModel | None:
         """The lock is held."""
         if identity in self._kept:
-            self._kept.move_to_end(identity)
+            self._touch(identity)
             return self._kept[identity].loaded
         if identity not in self._leaving:
             return None
@@ -222,22 +245,39 @@ class Pool:
         self._kept[identity] = entry
         self._kept.move_to_end(identity)
 
-    def _leave(self, identity: str) -> None:
+    def _touch(self, identity: str) -> None:
+        """The lock is held."""
+        if identity in self._kept:
+            for name in (*self._kept[identity].needs, identity):
+                self._kept.move_to_end(name)
+
+    def _leave(self, identity: str) -> list[str]:
+        """Let a model go, and what is made of it; returns their identities. The lock is held."""
+        gone = [name for name, other in self._kept.items() if identity in other.needs]
+        for name in gone:
+            # Not to be found again: it would bring its members back without anybody counting them.
+            del self._kept[name]
         entry = self._kept.pop(identity)
+        if entry.needs:
+            return [identity]
         self._leaving = {name: kept for name, kept in self._leaving.items() if kept[0]() is not None}
         self._leaving[identity] = (weakref.ref(entry.loaded), entry.nbytes, entry.seconds)
+        return [*gone, identity]
 
     def _make_room(self, identity: str, more: int, must: bool = True) -> None:
         """Unload the least recently used until `more` bytes have room, none that is in use."""
         stay = {identity, *self._in_use()}
-        gone = []
+        gone: list[str] = []
         with self._lock:
+            stay |= set(self._held)
+            stay |= {name for user in stay & set(self._kept) for name in self._kept[user].needs}
             while self._lacks(identity, more):
-                oldest = next((name for name in self._kept if name not in stay), None)
+                # To let go of what only needs others would free nothing.
+                networks = (name for name, entry in self._kept.items() if not entry.needs)
+                oldest = next((name for name in networks if name not in stay), None)
                 if oldest is None:
                     break
-                self._leave(oldest)
-                gone.append(oldest)
+                gone += self._leave(oldest)
             lacks = self._lacks(identity, more)
             held = sum(entry.nbytes for entry in self._kept.values())
         for name in gone:
@@ -257,7 +297,7 @@ class Pool:
 
     def _lacks(self, identity: str, more: int) -> bool:
         nbytes = sum(entry.nbytes for entry in self._kept.values())
-        count = len(self._kept) + (identity not in self._kept)
+        count = sum(not entry.needs for entry in self._kept.values()) + (identity not in self._kept)
         return (self.max_bytes is not None and nbytes + more > self.max_bytes) or (
             self.max_models is not None and count > self.max_models
         )

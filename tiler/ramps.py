@@ -14,6 +14,9 @@ from tiler.errors import MisfitError
 from tiler.values import Style
 
 Color = tuple[int, int, int, int]
+
+# Of probabilities, and of how far an ensemble's members lie apart: not to be taken for each other.
+PROBABILITIES, SPREAD = "viridis", "magma"
 Rescale = tuple[tuple[float, float], ...]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiler.layer import Layer
-from tiler.values import Cell, Mask, Rect
+from tiler.values import Cell, Mask, Rect, Scores
 from tiler.windows import Block
 
 
@@ -24,6 +24,7 @@ class Work:
 
     Attributes:
         layer, block, probabilities: what to infer.
+        whole: who gets the scores of the whole block, which no cache keeps (an export); None for a map's cells.
         cells: those of the block that this window answers for; the others are somebody else's, or nobody's.
         window: the block's pixels with halo, on the layer's grid.
         pixels, valid: [bands, rows, cols] and [rows, cols] once read.
@@ -33,9 +34,10 @@ class Work:
 
     layer: Layer
     block: Block
-    probabilities: bool
+    probabilities: int
     window: Rect
     formed: float
+    whole: Future[Scores] | None = None
     cells: tuple[Cell, ...] = ()
     pixels: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     valid: Mask = field(default_factory=lambda: np.empty(0, bool))
@@ -54,6 +56,7 @@ class Work:
         return (
             self.layer.loaded is other.layer.loaded
             and self.probabilities == other.probabilities
+            and (self.whole is None) == (other.whole is None)
             and self.pixels.shape == other.pixels.shape
             and self.pixels.dtype == other.pixels.dtype
         )
@@ -74,7 +77,7 @@ class Call:
 
 
 class Ready:
-    """The queue. Thread-safe; first come, first served."""
+    """The queue. Thread-safe; first come, first served, but for exports: they give way to everybody else."""
 
     def __init__(self) -> None:
         self._items: deque[Work | Call] = deque()
@@ -109,7 +112,8 @@ class Ready:
         with self._changed:
             while not stop():
                 beat()
-                first = next((item for item in self._items if device in item.devices), None)
+                mine = [item for item in self._items if device in item.devices]
+                first = next((item for item in mine if not _gives_way(item)), mine[0] if mine else None)
                 if first is None:
                     self._changed.wait(timeout)
                     continue
@@ -130,3 +134,7 @@ class Ready:
             for item in lost:
                 self._items.remove(item)
         return lost
+
+
+def _gives_way(item: Work | Call) -> bool:
+    return isinstance(item, Work) and item.whole is not None

@@ -261,8 +261,10 @@ def state_of(source: str) -> tuple[int, int] | None:
 
 def fingerprint_of(dataset: DatasetReader, source: str, nodata: float | None) -> str:
     """Changes when the file does, without reading a pixel: header, block index and, for a local file, size and time."""
+    local = os.path.isfile(source)
     parts: list[Any] = [
-        source,
+        # One file is one scene, whatever folder its name is looked up from.
+        os.path.abspath(source) if local else source,
         dataset.crs.to_wkt(),
         tuple(dataset.transform),
         dataset.shape,
@@ -280,7 +282,7 @@ def fingerprint_of(dataset: DatasetReader, source: str, nodata: float | None) ->
         row, col = number * rows // FINGERPRINT_BLOCKS, (number * 7 % FINGERPRINT_BLOCKS) * cols // FINGERPRINT_BLOCKS
         for item in ("BLOCK_OFFSET", "BLOCK_SIZE"):
             parts.append(dataset.get_tag_item(f"{item}_{col}_{row}", "TIFF", bidx=1))
-    if os.path.isfile(source):
+    if local:
         stat = os.stat(source)
         parts += [stat.st_size, stat.st_mtime_ns]
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from model_registry import values
 from tiler.answers import scores_of
 from tiler.assemble import decided
-from tiler.blend import blended
+from tiler.blend import blended, cells_keeping
 from tiler.layer import Layer
 from tiler.pixels import read_window
-from tiler.values import Cell, Floats, Mask, Rect, Scores
+from tiler.values import Floats, Mask, Rect, Scores
 
 # Where crossings are looked for, as shares of the scene's cells; the middle first.
 SHARES = (0.5, 0.25, 0.75)
@@ -127,7 +127,7 @@ def _looked_at(layer: Layer, row: int | None, col: int | None) -> _Place | None:
     if one.valid.mean() < 0.5:
         return None
     cells = {}
-    for cell in _cells_keeping(layer, area):
+    for cell in cells_keeping(area, grid):
         kept = grid.kept_of(cell)
         window = _inferred(layer, cell.row * grid.cell, cell.col * grid.cell)
         rows, cols = _within(kept, cell.row * grid.cell - grid.halo, cell.col * grid.cell - grid.halo)
@@ -167,20 +167,6 @@ def _planes(scores: Scores) -> Floats:
             return planes.astype(np.float32)
     assert scores.classes is not None, "a model answers something"
     return scores.classes[None].astype(np.float32)
-
-
-def _cells_keeping(layer: Layer, area: Rect) -> list[Cell]:
-    grid = layer.grid
-    rows, cols = (
-        range(
-            max(0, (start - grid.overlap) // grid.cell), min(cells, (start + count - 1 + grid.overlap) // grid.cell + 1)
-        )
-        for start, count, cells in (
-            (area.row_off, area.height, grid.cell_rows),
-            (area.col_off, area.width, grid.cell_cols),
-        )
-    )
-    return [Cell(row, col) for row in rows for col in cols]
 
 
 def _within(area: Rect, top: int, left: int) -> tuple[slice, slice]:

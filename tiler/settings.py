@@ -63,6 +63,12 @@ def _labels(given: Any) -> Any:
     return {"path": given} if isinstance(given, str) else given
 
 
+def materialised_folder() -> Path:
+    """Where exports of this user register themselves, by the XDG base directory specification."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "titiler-inference" / "materialised"
+
+
 class SceneSettings(BaseModel):
     """One scene that is served."""
 
@@ -88,6 +94,10 @@ class Settings(BaseSettings):
     models: dict[Name, str] = Field(
         default_factory=dict,
         description="Models by name: folder, ONNX file, or a reference into the registry (landcover@champion)",
+    )
+    gsds: dict[Name, list[float]] = Field(
+        default_factory=dict,
+        description="Models (files) served as an ensemble of themselves: metres per pixel, landcover -> [0.5, 1, 2]",
     )
     registry: str | None = Field(
         None, description="Registry whose models are served by name, name@alias or name:3: a folder or URL"
@@ -141,6 +151,10 @@ class Settings(BaseSettings):
     max_request_pixels: int = Field(4096 * 4096, ge=4096, description="Model pixels under a bbox, feature or preview")
     max_side: int = Field(4096, ge=16, description="Pixels along each side of an answer")
     max_gsd_factor: float = Field(4.0, ge=1, description="How much coarser or finer than the model a scene may be")
+    materialised: str = Field(
+        default_factory=lambda: str(materialised_folder()),
+        description="Folder in which exports register themselves, so that tiles come from them; empty: none do",
+    )
     timeout: float = Field(40.0, gt=0, description="Seconds until a request is given up; QGIS gives up after 60")
     layer_ttl: float = Field(60.0, gt=0, description="Seconds until a scene's header is looked at again")
     frame_ancestors: list[str] = Field(

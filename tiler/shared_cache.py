@@ -21,10 +21,12 @@ TIMEOUT = 0.05
 PAUSE = 1.0
 DAY = 24 * 3600
 
-# Format version, rows, columns, whether there are class numbers; planes of probabilities, values, components (0: none).
+# Format version, rows, columns, what there is (1: class numbers, 2: precise probabilities); planes of probabilities,
+# values, components (0: none).
 HEADER = struct.Struct("<BHHBHHH")
 VERSION = 2
 PLANES = ("<f2", "<f4", "<f2")
+CLASSES, EXACT = 1, 2
 
 
 class SharedCache:
@@ -96,15 +98,20 @@ class SharedCache:
 
 
 def encode(scores: Scores) -> bytes:
-    """A cell as bytes: header, class numbers, mask bits, planes of each kind; deflated."""
+    """A cell of a network as bytes: header, class numbers, mask bits, planes of each kind; deflated.
+
+    An ensemble's cells are made from those of its members, and not shared themselves.
+    """
     rows, cols = scores.valid.shape
     kinds = (scores.probabilities, scores.values, scores.components)
     counts = [0 if planes is None else len(planes) for planes in kinds]
     body = b"" if scores.classes is None else scores.classes.tobytes()
     body += np.packbits(scores.valid).tobytes()
-    for planes, dtype in zip(kinds, PLANES, strict=True):
+    precise = scores.probabilities is not None and scores.probabilities.dtype == np.float32
+    there = CLASSES * (scores.classes is not None) | EXACT * precise
+    for planes, dtype in zip(kinds, _dtypes(there), strict=True):
         body += b"" if planes is None else planes.astype(dtype).tobytes()
-    return HEADER.pack(VERSION, rows, cols, scores.classes is not None, *counts) + zlib.compress(body, 1)
+    return HEADER.pack(VERSION, rows, cols, there, *counts) + zlib.compress(body, 1)
 
 
 def decode(data: bytes) -> Scores:
@@ -115,27 +122,32 @@ def decode(data: bytes) -> Scores:
     """
     if len(data) < HEADER.size:
         raise ValueError("too short to be a cell")
-    version, rows, cols, classes, *counts = HEADER.unpack_from(data)
+    version, rows, cols, there, *counts = HEADER.unpack_from(data)
     if version != VERSION:
         raise ValueError(f"a cell of format {version}, not {VERSION}")
+    classes, dtypes = there & CLASSES, _dtypes(there)
     pixels, bits = rows * cols, -(-rows * cols // 8)
-    sizes = [count * pixels * np.dtype(dtype).itemsize for count, dtype in zip(counts, PLANES, strict=True)]
-    size = pixels * bool(classes) + bits + sum(sizes)
+    sizes = [count * pixels * np.dtype(dtype).itemsize for count, dtype in zip(counts, dtypes, strict=True)]
+    size = pixels * classes + bits + sum(sizes)
     unpacker = zlib.decompressobj()
     body = unpacker.decompress(data[HEADER.size :], size + 1)
     if len(body) != size or not unpacker.eof:
         raise ValueError(f"not a whole cell of {rows} x {cols}")
-    at = pixels * bool(classes)
+    at = pixels * classes
     valid = np.unpackbits(np.frombuffer(body, np.uint8, bits, at), count=pixels).astype(bool).reshape(rows, cols)
     at += bits
     planes: list[Any] = []
-    for count, dtype, length in zip(counts, PLANES, sizes, strict=True):
+    for count, dtype, length in zip(counts, dtypes, sizes, strict=True):
         found = np.frombuffer(body, dtype, count * pixels, at).reshape(count, rows, cols) if count else None
         planes.append(found)
         at += length
     return Scores(np.frombuffer(body, np.uint8, pixels).reshape(rows, cols) if classes else None, valid, *planes)
 
 
+def _dtypes(there: int) -> tuple[str, ...]:
+    return ("<f4", *PLANES[1:]) if there & EXACT else PLANES
+
+
 def _name(key: Key) -> str:
-    kind = "p" if key.probabilities else "c"
+    kind = "cpf"[int(key.probabilities)]
     return f"tiler:{VERSION}:{key.revision}:{kind}:{key.cell.row}:{key.cell.col}"

@@ -98,8 +98,9 @@ class Survey:
         # Model pixels along one pixel of the labels.
         ratio = max(1.0, grid.gsd / layer.grid.gsd)
         pixels = place.rect.pixels * ratio**2
-        if pixels > limits.max_request_pixels:
-            limit = limits.max_request_pixels
+        limit = limits.max_request_pixels
+        # An area of exactly the limit must not fail by a rounding error.
+        if pixels > limit * 1.01:
             finer = "the labels" if ratio == 1 else f"{layer.grid.gsd:g} m"
             raise TooLargeError(
                 f"the area covers {pixels / 1e6:.1f} Mpx of {finer}, the limit is {limit / 1e6:.1f} Mpx",

@@ -6,9 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from model_registry import LoadedModel, ModelError, Registry, UnknownModel, open_model, parse_ref
+from model_registry import LoadedModel, ModelError, Registry, UnknownModel, parse_ref
 from tiler.errors import InferenceError, MisfitError
 from tiler.models import Models, in_our_words
 from tiler.pool import artifact_bytes
@@ -43,7 +42,7 @@ def reload(models: Models, warm: Warm | None = None) -> Reloaded:
         failed: dict[str, str] = {}
         for name, source in models.sources.items():
             if not isinstance(source, LoadedModel) and models.pool.peek(name) is not None:
-                _reload_folder(models, name, source, warm, changed, failed)
+                _reload_folder(models, name, warm, changed, failed)
         if models.registry is not None:
             _reload_registry(models, models.registry, warm, changed, failed)
     for name in changed:
@@ -53,12 +52,10 @@ def reload(models: Models, warm: Warm | None = None) -> Reloaded:
     return Reloaded(tuple(changed), failed)
 
 
-def _reload_folder(
-    models: Models, name: str, source: str | Path, warm: Warm | None, changed: list[str], failed: dict[str, str]
-) -> None:
+def _reload_folder(models: Models, name: str, warm: Warm | None, changed: list[str], failed: dict[str, str]) -> None:
     kept = models.pool.peek(name)
     try:
-        model = open_model(source)
+        model = models.find(name)
         if kept is None or model.digest == kept.model.digest:
             return
         begun = time.monotonic()

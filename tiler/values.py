@@ -11,10 +11,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-# Of classes: their numbers, probabilities, the winner's probability, its number with it.
-# Else: values, an embedding's components in colour.
-Output = Literal["class", "probability", "confidence", "class_confidence", "value", "rgb"]
-NUMBERS = ("value", "rgb")
+# Of classes: their numbers, probabilities, the winner's probability, its number with it, how far an ensemble's members
+# lie apart. Else: values, an embedding's components in colour.
+Output = Literal["class", "probability", "confidence", "class_confidence", "spread", "value", "rgb"]
+NUMBERS = ("spread", "value", "rgb")
 Resampling = Literal["nearest", "bilinear"]
 
 Classes = NDArray[np.uint8]
@@ -30,12 +30,20 @@ class Cell(NamedTuple):
     col: int
 
 
+# How much of a cell is wanted: False, True, or this: probabilities as the network gave them (float32). An ensemble's
+# mean needs them: rounded ones would choose another class where two are close.
+PRECISE = 2
+
+
 class Key(NamedTuple):
-    """What decides a cell's scores. Colours and image formats stay out: a new palette costs no inference."""
+    """What decides a cell's scores. Colours and image formats stay out: a new palette costs no inference.
+
+    probabilities: whether they are wanted; `PRECISE` ones are kept beside the others.
+    """
 
     revision: str
     cell: Cell
-    probabilities: bool
+    probabilities: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +102,24 @@ class Scores:
     Attributes:
         classes: uint8 [rows, cols], class values; meaningless where `valid` is False. None for a model without classes.
         valid: bool [rows, cols], False where the scene has no data.
-        probabilities: float16 [classes, rows, cols] in the order of the model's classes, or None when nobody asked.
+        probabilities: float16 [classes, rows, cols] in the order of the model's classes, or None when nobody asked;
+            float32 where they are `PRECISE`.
         values: float32 [channels, rows, cols] of a regression, or of an embedding when somebody asked.
         components: float16 [3, rows, cols] of an embedding.
+        spread: float16 [1, rows, cols] of an ensemble, with its probabilities: how far its members lie apart.
     """
 
     classes: Classes | None
     valid: Mask
-    probabilities: Halves | None = None
+    probabilities: Halves | Floats | None = None
     values: Floats | None = None
     components: Halves | None = None
+    spread: Halves | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes held, for caches that count them."""
-        planes = (self.classes, self.probabilities, self.values, self.components)
+        planes = (self.classes, self.probabilities, self.values, self.components, self.spread)
         return self.valid.nbytes + sum(plane.nbytes for plane in planes if plane is not None)
 
     def cut(self, rows: slice, cols: slice) -> Scores:
@@ -118,6 +129,22 @@ class Scores:
             return None if plane is None else plane[..., rows, cols].copy()
 
         return Scores(*(part(getattr(self, name)) for name in self.__slots__))
+
+    def enlarged(self, height: int, width: int) -> Scores:
+        """Zeros of the same kind for `height` x `width` pixels, to `put` parts into."""
+
+        def empty(plane: NDArray[Any] | None) -> Any:
+            return None if plane is None else np.zeros((*plane.shape[:-2], height, width), plane.dtype)
+
+        return Scores(*(empty(getattr(self, name)) for name in self.__slots__))
+
+    def put(self, row: int, col: int, part: Scores) -> None:
+        """Copy a part in, its upper left pixel at (row, col)."""
+        height, width = part.valid.shape
+        for name in self.__slots__:
+            plane = getattr(self, name)
+            if plane is not None:
+                plane[..., row : row + height, col : col + width] = getattr(part, name)
 
 
 # In a LabelRef's classes: all classes of the model that no other label names.
@@ -172,8 +199,8 @@ class Style:
     """What of the prediction is wanted, and how it is warped. Colours and image formats are not part of it.
 
     Attributes:
-        output: class numbers, one probability per class, or the probability of the winning class; values, or an
-            embedding's three components.
+        output: class numbers, one probability per class, the probability of the winning class, or an ensemble's spread;
+            values, or an embedding's three components.
         classes: class values to keep (class), or whose probability is wanted (probability); empty means all.
         threshold: pixels whose winning probability (or, for probability, the only wanted one) is lower are masked. Of a
             model that answers a mask (`LoadedModel.binary`) it is the probability from which on the mask is set.
@@ -189,5 +216,5 @@ class Style:
     def needs_probabilities(self) -> bool:
         """True when class numbers, or an embedding's components, cannot answer alone: all that the network says."""
         if self.output in NUMBERS:
-            return self.output == "value"
+            return self.output != "rgb"
         return self.output != "class" or self.threshold is not None or self.resampling != "nearest"

@@ -62,7 +62,7 @@ class Stack(NamedTuple):
     """Cells are merged only with others of the same layer and kind."""
 
     revision: str
-    probabilities: bool
+    probabilities: int
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +79,7 @@ class Job(Generic[Layer]):
     """A block that a reader takes now. `taken`: its cells that waited; the others only fill the rectangle."""
 
     layer: Layer
-    probabilities: bool
+    probabilities: int
     block: Block
     taken: frozenset[Cell]
 
@@ -120,7 +120,7 @@ class Waiting(Generic[Layer]):
     def __len__(self) -> int:
         return sum(len(cells) for cells in self._cells.values())
 
-    def add(self, layer: Layer, probabilities: bool, cells: Iterable[Cell], origin: Origin, now: float) -> None:
+    def add(self, layer: Layer, probabilities: int, cells: Iterable[Cell], origin: Origin, now: float) -> None:
         """Queue cells that are new in flight, or wait already: those come as early as the newer request."""
         stack = Stack(layer.revision, probabilities)
         wanted = dict.fromkeys(cells)
@@ -138,11 +138,11 @@ class Waiting(Generic[Layer]):
         for cell in wanted:
             waiting[cell] = self._numbers
 
-    def holds(self, revision: str, probabilities: bool, cell: Cell) -> bool:
+    def holds(self, revision: str, probabilities: int, cell: Cell) -> bool:
         """Whether a cell waits here."""
         return cell in self._cells.get(Stack(revision, probabilities), ())
 
-    def drop(self, revision: str, probabilities: bool, cell: Cell) -> bool:
+    def drop(self, revision: str, probabilities: int, cell: Cell) -> bool:
         """Forget a cell that nobody waits for any more. False when it does not wait here: then a reader has it."""
         stack = Stack(revision, probabilities)
         here = self._cells.get(stack, {}).pop(cell, None) is not None

@@ -39,6 +39,8 @@ SCOPES: list[EndpointScope] = [
     {"path": "/inference/{model}/statistics", "method": "GET"},
     {"path": "/inference/{model}/statistics", "method": "POST"},
     {"path": "/inference/{model}/feature.{format}", "method": "POST"},
+    {"path": "/inference/{model}/accuracy", "method": "POST"},
+    {"path": "/inference/{model}/areas", "method": "POST"},
     {"path": "/inference/{model}/bbox/{minx},{miny},{maxx},{maxy}.{format}", "method": "GET"},
     {"path": "/inference/{model}/preview.{format}", "method": "GET"},
     {"path": "/inference/{model}/info", "method": "GET"},
@@ -54,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scene(folder: Path) -> Path:
+    write_scene(folder / "labels.tif", landscape(200, 300, bands=1) % 3)
     return write_scene(folder / "scene.tif", landscape(200, 300))
 
 
@@ -88,6 +91,8 @@ def questions(scene: Path) -> list[tuple[str, str, Any]]:
         ("GET", "inference/net/statistics", None),
         ("POST", "inference/net/statistics", area),
         ("POST", "inference/net/feature.png", area),
+        ("POST", "inference/net/accuracy", area),
+        ("POST", "inference/net/areas", area),
         ("GET", f"inference/net/bbox/{west},{south},{east},{north}.png", None),
         ("GET", "inference/net/preview.png", None),
         ("GET", "inference/net/info", None),
@@ -113,7 +118,7 @@ def test_auth_covers_every_new_route(extension: Callable[..., inferenceExtension
     else:
         client = WAYS[way](extension())
     for method, path, body in questions(scene):
-        ask = {"params": {"url": str(scene)}, "json": body}
+        ask = {"params": {"url": str(scene), "labels_url": str(scene.with_name("labels.tif"))}, "json": body}
         assert client.request(method, f"/cog/{path}", **ask).status_code == 401, (way, method, path)
         assert client.request(method, f"/cog/{path}", headers=OPEN, **ask).status_code == 200, (way, method, path)
 
@@ -148,14 +153,18 @@ def test_the_hosts_path_dependency_decides_what_is_opened(
     def allowed(url: Annotated[str, Query()]) -> str:
         if not url.startswith("field"):
             raise HTTPException(403, "not on the list")
-        return str(scene)
+        return str(scene.with_name("labels.tif") if url == "field-labels" else scene)
 
     client = serve(TilerFactory(path_dependency=allowed, extensions=[extension()]))
     for method, path, body in questions(scene):
         if path not in ("inference", "inference/net/legend.json"):
-            answer = client.request(method, f"/cog/{path}", params={"url": str(scene)}, json=body)
+            good = {"url": "field", "labels_url": "field-labels"}
+            answer = client.request(method, f"/cog/{path}", params={**good, "url": str(scene)}, json=body)
             assert answer.status_code == 403, path
-            assert client.request(method, f"/cog/{path}", params={"url": "field"}, json=body).status_code == 200
+            assert client.request(method, f"/cog/{path}", params=good, json=body).status_code == 200
+            if path.endswith("/accuracy"):
+                labels = {**good, "labels_url": str(scene.with_name("labels.tif"))}
+                assert client.request(method, f"/cog/{path}", params=labels, json=body).status_code == 403
 
 
 def test_the_hosts_gdal_options_reach_the_pixels(

@@ -5,22 +5,23 @@ from __future__ import annotations
 import typer
 from typer.models import CommandInfo
 
-from tiler.cli import check, components, intake, reload, serving
+from tiler.cli import check, components, ensemble, export, intake, reload, serving
 from tiler.cli.common import GDAL_DEFAULTS
 from tiler.cli.models import models_app
 
 __all__ = ["GDAL_DEFAULTS", "app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A model's prediction as a live map layer.")
-for command in (serving.serve, serving.info, serving.demo, components.components):
+for command in (serving.serve, serving.info, export.export, serving.demo, components.components):
     app.command()(command)
 models_app.command("check")(check.check)
 models_app.command("add")(intake.add)
+models_app.command("ensemble")(ensemble.ensemble)
 models_app.command("import")(intake.convert)
 models_app.command("trust")(intake.trust)
 models_app.command("reload")(reload.reload)
 # As a model goes: in, looked at, managed, out. What is not named comes last.
-ORDER = "add import trust check list show alias reload retire remove export-mlm index".split()
+ORDER = "add import trust ensemble check list show alias reload retire remove export-mlm index".split()
 
 
 def _place(command: CommandInfo) -> int:

@@ -62,7 +62,8 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("Attribution", escape(found["attribution"] or "")),
         ("Provenance", escape("\n".join(provenance))),
         ("Bands", escape(_bands(found))),
-        ("Resolution", escape(_resolution(found["resolution"]))),
+        ("Members", escape("\n".join(_member(one) for one in found["members"]))),
+        ("Resolution", "" if found["members"] else escape(_resolution(found["resolution"]))),
         ("Classes", "\n".join(_class(item) for item in found["classes"])),
         ("Output", escape(", ".join(output))),
         ("Exactness", escape(_exactness(found, measured))),
@@ -83,6 +84,10 @@ def _resolution(where: dict[str, Any] | None) -> str:
         return "any"
     other = "other scenes are resampled" if where["policy"] == "resample" else "other scenes are refused"
     return f"{where['value']:g} m, give or take {100 * where['tolerance']:g} %; {other}"
+
+
+def _member(one: dict[str, Any]) -> str:
+    return f"{one['model'] or 'this model'} at {one['gsd']:g} m, {100 * one['weight']:.3g} % of the mean"
 
 
 def _class(item: dict[str, Any]) -> str:

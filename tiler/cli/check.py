@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from tiler.cli.common import bands_of, console, told
+
+if TYPE_CHECKING:
+    from model_registry import Model
 
 _COLORS = {"exact": "green", "bounded": "yellow", "unsafe": "red"}
 
@@ -40,6 +43,8 @@ def check(
         from model_registry.check import report_path, write
 
         path = _located(model, registry)
+        limits: dict[str, Any] = {"seconds": seconds, "memory_bytes": int(memory * 2**30)}
+        whole = _ensemble(path)
         arguments: dict[str, Any] = {"path": str(path.absolute()), "device": device}
         function = "model_registry.check:check"
         picture = None
@@ -47,7 +52,10 @@ def check(
             function = "tiler.check:on_scene"
             picture = _picture_of(report_path(path.absolute()))
             arguments |= {"scene": _absolute(scene), "picture": str(picture), "bands": bands_of(bidx)}
-        found = child.run(function, arguments, seconds=seconds, memory_bytes=int(memory * 2**30))
+        if whole is not None:
+            found = _of_members(whole, model, registry, scene, {"device": device}, limits)
+        else:
+            found = child.run(function, arguments, **limits)
         kept = write(path, found)
         if as_json:
             typer.echo(json.dumps(found))
@@ -73,6 +81,37 @@ def _located(model: str, registry: str) -> Path:
         raise ManifestError(f"there is no {path.name!r}", "Give a folder with a model.yaml, or an .onnx file")
     # Its manifest is read here, as `tiler models list` does; only the artifact is anybody's file.
     return open_store(registry).open(parse_ref(model)).folder
+
+
+def _ensemble(path: Path) -> Model | None:
+    """The model at a path if it is an ensemble of others: there is no file of its own to be measured."""
+    from model_registry import open_model
+    from model_registry.ensemble import refs_of
+
+    if not path.is_dir():
+        return None
+    found = open_model(path)
+    return found if refs_of(found) else None
+
+
+def _of_members(
+    whole: Model, name: str, registry: str, scene: str | None, arguments: dict[str, Any], limits: dict[str, Any]
+) -> dict[str, Any]:
+    """The report of an ensemble: each member is measured in a child process of its own."""
+    from model_registry import UnsupportedModel, child
+    from model_registry.ensemble import find_beside, member_models, refs_of
+    from model_registry.ensemble_check import merged
+    from model_registry.remote import open_store
+
+    if scene is not None:
+        raise UnsupportedModel(f"{whole.name!r} is an ensemble", "Try its members on the scene, one by one")
+    find = find_beside(whole) if Path(name).exists() else open_store(registry).open
+    member_models(whole, find)
+    reports = {}
+    for ref in refs_of(whole):
+        there = {**arguments, "path": str(find(ref).folder.absolute())}
+        reports[ref] = child.run("model_registry.check:check", there, **limits)
+    return merged(whole, reports)
 
 
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}

@@ -55,3 +55,13 @@ def bands_of(bidx: str | None) -> list[int] | None:
         return [int(part) for part in bidx.split(",")]
     except ValueError:
         raise typer.BadParameter(f"--bidx {bidx!r} is not a list of whole numbers such as 3,2,1") from None
+
+
+def numbers_of(text: str | None, option: str) -> list[float] | None:
+    """Numbers from text such as 0.5,1,2; `option` is its name, for messages."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r} is not a list of numbers such as 0.5,1,2") from None

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tiler.cli.common import bands_of, console, errors, told
+from tiler.cli.common import bands_of, console, errors, numbers_of, told
 
 if TYPE_CHECKING:
     from tiler.settings import Settings
@@ -29,6 +29,11 @@ FactorOption = Annotated[
     float | None, typer.Option("--max-gsd-factor", help="How much coarser or finer than the model the scene may be")
 ]
 
+GsdsOption = Annotated[
+    str | None,
+    typer.Option(help="Metres per pixel, e.g. 0.5,1,2: the mean of the model's probabilities at each, as one model"),
+]
+
 
 def serve(
     scene: SceneArgument = None,
@@ -37,10 +42,11 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one")] = 8000,
     bidx: BidxOption = None,
     max_gsd_factor: FactorOption = None,
+    gsds: GsdsOption = None,
 ) -> None:
     """Serve predictions: SCENE with --model, or what TILER_CONFIG and the environment name."""
     with told():
-        _run(_settings(scene, model, bidx, max_gsd_factor), host, port)
+        _run(_settings(scene, model, bidx, max_gsd_factor, gsds=numbers_of(gsds, "--gsds")), host, port)
 
 
 def info(
@@ -48,13 +54,14 @@ def info(
     model: Annotated[str, typer.Option("--model", "-m", help="Folder with model.yaml, or an ONNX file")],
     bidx: BidxOption = None,
     max_gsd_factor: FactorOption = None,
+    gsds: GsdsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table")] = False,
 ) -> None:
     """Tell grid, resolution, zooms, halo, what fits and what does not. Exits with 1 if something does not."""
     with told():
         from tiler.info import report
 
-        found = report(scene, model, bands_of(bidx), max_gsd_factor)
+        found = report(scene, model, bands_of(bidx), max_gsd_factor, numbers_of(gsds, "--gsds"))
         if as_json:
             typer.echo(json.dumps(found, default=str))
         else:
@@ -96,16 +103,22 @@ def _settings(
     bidx: str | None,
     max_gsd_factor: float | None,
     names: tuple[str, str] | None = None,
+    gsds: list[float] | None = None,
 ) -> Settings:
+    from tiler.naming import name_for
     from tiler.settings import SceneSettings, Settings
 
     given: dict[str, Any] = {}
     if bool(scene) != bool(model):
         raise typer.BadParameter("give both SCENE and --model, or neither and a settings file (TILER_CONFIG)")
     if scene and model:
-        scene_name, model_name = names or (_name(scene, "scene"), _name(model, "model"))
+        scene_name, model_name = names or (name_for(scene, "scene"), name_for(model, "model"))
         given["scenes"] = {scene_name: SceneSettings(path=scene, bands=bands_of(bidx))}
         given["models"] = {model_name: model}
+        if gsds:
+            given["gsds"] = {model_name: gsds}
+    elif gsds:
+        raise typer.BadParameter("--gsds is for SCENE and --model; in a settings file write `gsds:`")
     if max_gsd_factor is not None:
         given["max_gsd_factor"] = max_gsd_factor
     settings = Settings(**given)
@@ -113,20 +126,6 @@ def _settings(
     if not named and not settings.allowed_urls:
         raise typer.BadParameter("nothing to serve: give SCENE and --model, or name a settings file in TILER_CONFIG")
     return settings
-
-
-def _name(path: str, fallback: str) -> str:
-    """A name for URLs from a file's own."""
-    from tiler.scene import display_name
-    from tiler.settings import NAME, RESERVED
-
-    # A version's folder is models/NAME/3.
-    last = Path(path).parent.name if Path(path).name.isdigit() and Path(path).is_dir() else display_name(path)
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in Path(last).stem)
-    stem = stem.strip("-_") or fallback
-    if not NAME.fullmatch(stem) or stem in RESERVED:
-        stem = f"{fallback}-{stem}"
-    return stem
 
 
 def _free_port(host: str, port: int) -> int:

@@ -1,0 +1,421 @@
+"""An order opened in this process: engine, layers, frame and plan; and how a block's pixels come to be."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiler.assemble import Picture, confidence, wants
+from tiler.catalog import Catalog
+from tiler.engine import Engine
+from tiler.errors import BusyError, RequestError
+from tiler.export.aoi import crs_of
+from tiler.export.area import Area, area_of_box, area_of_polygon
+from tiler.export.frame import frame_of
+from tiler.export.order import Order, SceneOrder, job_of
+from tiler.export.plan import Frame, blocks, bounds_of, window_cells, windows
+from tiler.export.products import Product, products_of
+from tiler.grid import Grid
+from tiler.layer import Layer
+from tiler.predict import picture, plan
+from tiler.scene import SceneRef, open_scene
+from tiler.values import Cell, Rect, Scores, View
+from tiler.waiting import Origin
+
+# Samples of a warped view that are looked up together: each takes 16 bytes of coordinates.
+VIEW_SAMPLES = 2**21
+
+# Windows of one block task that are on their way, beyond what a device takes at once.
+AHEAD = 2
+
+# Seconds between tries when a server's own maps have filled the queue.
+PATIENCE = 1.0
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Stopped(Exception):
+    """The export was stopped on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the driver has to know of an order; plain values, so that a worker can tell it.
+
+    Attributes:
+        job: 12 hex digits that stand for everything that decides a byte of the result.
+        revisions, runtime, precision: of the layers; all workers must agree.
+        frame: the raster that comes out.
+        products: its files.
+        blocks: what is inferred and written at once, in pixels of the frame's grid.
+        windows: pixels put through the model for all of it, halo included; 0 where that is not known beforehand.
+        pixels: of the result that are wanted.
+        tags: what the files say of themselves.
+        attribution: who has to be named, or nobody.
+        geometry: GeoJSON of the polygon in the frame's CRS, or None.
+        registers: whether the result is on a layer's own grid, so that tiles can come from it.
+        memory: bytes that the export takes beyond the model, about.
+        scratch: bytes of disk that it takes at most, besides the result.
+    """
+
+    job: str
+    revisions: tuple[str, ...]
+    runtime: str
+    precision: str
+    frame: Frame
+    products: tuple[Product, ...]
+    blocks: tuple[Rect, ...]
+    windows: int
+    pixels: int
+    tags: Mapping[str, str]
+    attribution: str
+    geometry: Mapping[str, Any] | None
+    registers: bool
+    memory: int
+    scratch: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the result at most: uncompressed, with overviews."""
+        return sum(self.frame.region.pixels * product.pixel_bytes for product in self.products) * 4 // 3
+
+
+class Session:
+    """An order, opened. Thread-safe: several blocks may be made at the same time.
+
+    Attributes:
+        layers: one per scene.
+        engine: infers.
+        products, frame, area: what comes out.
+        stop: set to end what runs soon.
+        known: its facts, once somebody has asked for them.
+    """
+
+    def __init__(self, order: Order, layers: tuple[Layer, ...], engine: Engine, own: Catalog | None = None) -> None:
+        """Use layers and an engine that are there already.
+
+        Args:
+            order: what is wanted.
+            layers: one per scene.
+            engine: may serve maps, too.
+            own: closed with the session, and the engine as well; None leaves both to whoever made them.
+
+        Raises:
+            RequestError: an output, area or CRS that cannot be.
+            MisfitError: scenes that make no mosaic, or 256 classes.
+        """
+        self.order, self.layers, self.engine = order, layers, engine
+        self.products = products_of(layers[0], order.outputs)
+        self.frame = frame_of(layers, order)
+        self.area = _area(order, self.frame.grid)
+        self.frame = replace(self.frame, region=self.area.region)
+        self.stop = threading.Event()
+        self.known: Facts | None = None
+        self._own = own
+        devices = len(layers[0].loaded.devices)
+        self._slots = threading.BoundedSemaphore(devices * (1 if order.device == "cpu" else 8) + AHEAD)
+
+    @classmethod
+    def open(cls, order: Order) -> Session:
+        """Open scenes and model.
+
+        Raises:
+            SceneError, MisfitError, RequestError, ModelError: what keeps the order from being carried out.
+        """
+        engine = Engine(cache_bytes=order.cache_bytes, picture_bytes=0, timeout=3600.0, max_pending_cells=2**20)
+        catalog = Catalog(
+            {} if order.registry else {"model": order.model},
+            registry=order.registry,
+            device=order.device,
+            threads=order.threads,
+            policy=order.precision,
+            runtime=order.runtime,
+            max_gsd_factor=order.max_gsd_factor,
+            max_window_pixels=order.max_window_pixels,
+            ttl=float("inf"),
+            gsds={"model": order.gsds} if order.gsds else None,
+        )
+        try:
+            name = order.model if order.registry else "model"
+            layers = tuple(_layer(catalog, name, scene) for scene in order.scenes)
+            return cls(order, layers, engine, catalog)
+        except BaseException:
+            engine.close()
+            catalog.close()
+            raise
+
+    def close(self) -> None:
+        """Stop, and free what the session has opened itself."""
+        self.stop.set()
+        if self._own is not None:
+            self.engine.close()
+            self._own.close()
+
+    @property
+    def whole(self) -> bool:
+        """Whether blocks are inferred as they are: an exact model on its own grid. Else from cells."""
+        layer = self.layers[0]
+        alone = len(self.layers) == 1 and not layer.members
+        return alone and self.frame.grid is layer.grid and layer.window_shape is None
+
+    def facts(self) -> Facts:
+        """What the driver has to know."""
+        layer, order, grid = self.layers[0], self.order, self.frame.grid
+        revisions = tuple(item.revision for item in self.layers)
+        parts = tuple(rect for rect in self._blocks() if self._touches(rect))
+        geometry = self.area.geometry
+        decides = (
+            [(product.name, product.bands, product.nodata) for product in self.products],
+            (grid.crs.to_wkt(), grid.transform, self.frame.region),
+            (parts, geometry, order.resampling, order.attribution),
+        )
+        job = job_of(revisions, decides)
+        runtimes = {(one.runner.runtime, one.runner.precision) for one in layer.loaded.networks}
+        runtime, precision = runtimes.pop() if len(runtimes) == 1 else (order.runtime, order.precision or "")
+        tags = {
+            "REVISION": layer.revision if len(revisions) == 1 else "",
+            "MODEL": layer.version or layer.model.name,
+            "MODEL_DIGEST": layer.model.digest,
+            "SCENE": ", ".join(item.scene.display_name for item in self.layers),
+            "JOB": job,
+            "EXACTNESS": layer.exactness,
+        }
+        registers = len(self.layers) == 1 and self.frame.grid is layer.grid
+        block = max((rect.pixels for rect in parts), default=0)
+        bands = len(layer.model.bands) * np.dtype(layer.model.input_dtypes[0]).itemsize
+        window = order.max_window_pixels * (2 * bands + 4 * max(1, len(layer.model.classes)))
+        return Facts(
+            job=job,
+            revisions=revisions,
+            runtime=runtime,
+            precision=precision,
+            frame=self.frame,
+            products=self.products,
+            blocks=parts,
+            windows=self._inferred(parts),
+            pixels=sum(rect.pixels for rect in parts),
+            tags=tags,
+            attribution=order.attribution,
+            geometry=geometry,
+            registers=registers,
+            memory=BLOCKS_AT_ONCE * 3 * block * sum(item.pixel_bytes for item in self.products)
+            + 4 * window
+            + (0 if self.whole else order.cache_bytes),
+            scratch=sum(rect.pixels for rect in parts) * sum(item.pixel_bytes for item in self.products),
+        )
+
+    def seconds_per_pixel(self) -> float:
+        """Measured on a window (or view) in the middle: wall seconds per pixel of the result, on this machine."""
+        middle = self.frame.region
+        side = 512
+        rect = Rect(
+            middle.row_off + max(0, middle.height - side) // 2,
+            middle.col_off + max(0, middle.width - side) // 2,
+            min(side, middle.height),
+            min(side, middle.width),
+        )
+        if self.whole:
+            step = self._steps()
+            first = next(iter(windows(rect, self.frame.grid.cell, *step, self._origin())))
+            rect = self.layers[0].grid.core_of(first.first, first.last)
+        self.block(rect)
+        self.engine.cache.clear()
+        begun = time.monotonic()
+        self.block(rect)
+        return (time.monotonic() - begun) / rect.pixels
+
+    def block(self, rect: Rect) -> Arrays:
+        """A block's pixels by product, each [bands, rows, cols] as it stands in the file.
+
+        Raises:
+            ReadError, DeviceError: what went wrong.
+            Stopped: the export was stopped.
+        """
+        arrays: Arrays = {item.name: item.empty(rect.height, rect.width) for item in self.products}
+        for place, pictures in self._inferred_pictures(rect) if self.whole else self._looked_up(rect):
+            rows = slice(place.row_off - rect.row_off, place.row_off - rect.row_off + place.height)
+            cols = slice(place.col_off - rect.col_off, place.col_off - rect.col_off + place.width)
+            for product, shown in zip(self.products, pictures, strict=True):
+                arrays[product.name][:, rows, cols] = product.encoded(shown)
+        mask = self.area.mask(rect)
+        if mask is not None:
+            for product in self.products:
+                arrays[product.name][:, ~mask] = product.nodata
+        return arrays
+
+    def _touches(self, rect: Rect) -> bool:
+        """Whether any pixel of a rectangle is wanted."""
+        mask = self.area.mask(rect)
+        return mask is None or bool(mask.any())
+
+    def _blocks(self) -> list[Rect]:
+        if self.whole:
+            cell, (rows, cols), origin = self.frame.grid.cell, self._steps(), self._origin()
+            down, across = (cell * step * max(1, round(self.order.block / (cell * step))) for step in (rows, cols))
+            return blocks(self.frame.region, down, across, origin.row * cell, origin.col * cell)
+        side = max(256, self.order.block)
+        return blocks(self.frame.region, side, side, self.frame.region.row_off, self.frame.region.col_off)
+
+    def _origin(self) -> Cell:
+        region, cell = self.frame.region, self.frame.grid.cell
+        return Cell(region.row_off // cell, region.col_off // cell)
+
+    def _steps(self) -> tuple[int, int]:
+        """Cells along the sides of a window."""
+        region, layer = self.frame.region, self.layers[0]
+        cell = layer.grid.cell
+        down = (region.row_off + region.height - 1) // cell - region.row_off // cell + 1
+        across = (region.col_off + region.width - 1) // cell - region.col_off // cell + 1
+        return window_cells(down, layer.shape), window_cells(across, layer.shape)
+
+    def _inferred(self, parts: tuple[Rect, ...]) -> int:
+        if not self.whole:
+            return 0
+        layer = self.layers[0]
+        return sum(
+            layer.window_of(block.first, block.last)[1].pixels
+            for rect in parts
+            for block in windows(rect, layer.grid.cell, *self._steps(), self._origin())
+        )
+
+    def _inferred_pictures(self, rect: Rect) -> Iterator[tuple[Rect, list[Picture]]]:
+        """Windows of an exact model as they come from the device, cut to the block."""
+        layer = self.layers[0]
+        everything = any(wants(layer, item.style) for item in self.products)
+        todo = windows(rect, layer.grid.cell, *self._steps(), self._origin())
+        flying: dict[Future[Scores], Rect] = {}
+        try:
+            for block in todo:
+                core = layer.grid.core_of(block.first, block.last)
+                if not self._touches(core):
+                    continue
+                while not self._slots.acquire(timeout=0.0 if flying else PATIENCE):
+                    self._check()
+                    # Others' blocks hold the slots, or one's own: whatever is ready makes room.
+                    yield from self._landed(rect, flying, timeout=PATIENCE)
+                flying[self.engine.infer(layer, block, probabilities=everything)] = core
+            while flying:
+                self._check()
+                yield from self._landed(rect, flying, timeout=PATIENCE)
+        finally:
+            for future in flying:
+                future.cancel()
+                self._slots.release()
+
+    def _check(self) -> None:
+        if self.stop.is_set():
+            raise Stopped
+
+    def _landed(
+        self, rect: Rect, flying: dict[Future[Scores], Rect], timeout: float
+    ) -> Iterator[tuple[Rect, list[Picture]]]:
+        done, _ = wait(flying, timeout, FIRST_COMPLETED)
+        for future in done:
+            core = flying.pop(future)
+            self._slots.release()
+            scores = future.result()
+            place = _shared(rect, core, scores)
+            inside = scores.cut(
+                slice(place.row_off - core.row_off, place.row_off - core.row_off + place.height),
+                slice(place.col_off - core.col_off, place.col_off - core.col_off + place.width),
+            )
+            yield place, [self._shown(product, inside) for product in self.products]
+
+    def _shown(self, product: Product, scores: Scores) -> Picture:
+        layer, height, width = self.layers[0], *scores.valid.shape
+        planes: Any = scores.probabilities
+        if product.name == "class":
+            planes = None if scores.classes is None else scores.classes[None]
+        elif product.name == "value":
+            planes = scores.values
+        elif product.name == "confidence":
+            assert scores.classes is not None
+            planes = confidence(layer, scores.classes, planes)[None]
+        view = View((0, 0, 1, 1), layer.grid.crs, height, width)
+        return Picture(view, product.style, planes, scores.valid, product.bands)
+
+    def _looked_up(self, rect: Rect) -> Iterator[tuple[Rect, list[Picture]]]:
+        """Pieces of a block through cells, as a map's tiles: warped, blended, of an ensemble or of several scenes."""
+        side = self._piece()
+        for place in blocks(rect, side, side, rect.row_off, rect.col_off):
+            self._check()
+            if not self._touches(place):
+                continue
+            view = View(bounds_of(self.frame.grid, place), self.frame.grid.crs, place.height, place.width)
+            found = [self._pictures(layer, view) for layer in self.layers]
+            yield place, [_first_of(shown) for shown in zip(*found, strict=True)]
+
+    def _piece(self) -> int:
+        grid, own = self.frame.grid, self.layers[0].grid
+        samples = min(8, max(1, math.ceil(grid.gsd / own.gsd)))
+        side = max(64, int(math.sqrt(VIEW_SAMPLES)) // samples)
+        # Cells of a model that is not exact are windows: pieces as large as they are share none needlessly.
+        return max(64, side // own.cell * own.cell) if grid is own and side > own.cell else side
+
+    def _pictures(self, layer: Layer, view: View) -> list[Picture]:
+        styles = [replace(item.style, resampling=self.order.resampling) for item in self.products]
+        todo = plan(layer, view, styles[0], 2**62, 2**30)
+        scores: dict[Cell, Scores] = {}
+        if todo.cells:
+            everything = any(wants(layer, style) for style in styles)
+            scores = self._scores(layer, todo.cells, everything)
+        return [picture(replace(todo, style=style), scores) for style in styles]
+
+    def _scores(self, layer: Layer, cells: list[Cell], everything: bool) -> dict[Cell, Scores]:
+        while True:
+            self._check()
+            try:
+                return self.engine.scores(layer, cells, probabilities=everything, origin=EXPORT).scores
+            except BusyError:
+                # Maps go first; an export has time, unless the engine is closing.
+                if self.stop.wait(PATIENCE):
+                    raise Stopped from None
+
+
+EXPORT = Origin("export", export=True)
+
+# Blocks that are in the making at the same time: one is read, one inferred, one written.
+BLOCKS_AT_ONCE = 3
+
+
+def _area(order: Order, grid: Grid) -> Area:
+    if order.aoi is not None:
+        if order.bbox is not None:
+            raise RequestError("a box and a polygon are both given", "Give one of them")
+        return area_of_polygon(grid, dict(order.aoi))
+    if order.bbox is not None:
+        return area_of_box(grid, order.bbox, crs_of(order.bbox_crs))
+    return Area(Rect(0, 0, grid.height, grid.width))
+
+
+def _layer(catalog: Catalog, name: str, scene: SceneOrder) -> Layer:
+    named = SceneRef(scene.source, scene.bands)
+    return catalog.layer(scene, name, lambda: open_scene(named, nodata=scene.nodata))
+
+
+def _shared(rect: Rect, core: Rect, scores: Scores) -> Rect:
+    """The pixels of a block that a window has answered; it may be larger than the block, or end at the scene's edge."""
+    height, width = scores.valid.shape
+    top, left = max(rect.row_off, core.row_off), max(rect.col_off, core.col_off)
+    bottom = min(rect.row_off + rect.height, core.row_off + height)
+    right = min(rect.col_off + rect.width, core.col_off + width)
+    return Rect(top, left, bottom - top, right - left)
+
+
+def _first_of(pictures: tuple[Picture, ...]) -> Picture:
+    """Pictures of one view laid over each other: each pixel from the first that has data there."""
+    first, *others = pictures
+    for other in others:
+        if first.valid.all():
+            break
+        valid = first.valid | other.valid
+        first = replace(first, values=np.where(first.valid, first.values, other.values), valid=valid)
+    return first
