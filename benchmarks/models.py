@@ -150,33 +150,3 @@ def _manifest(network: Network, hyperparameters: dict[str, int], data: bytes) ->
             "precision": precision,
         },
     }
-
-
-REAL = "dynamicworld"
-REAL_SCENE = Path("majortom_thailand", "majortom_thailand_12band_10m_cog.tif")
-_REAL_NETWORK = Path("dynamicworld", "dynamicworld_forward_dn.onnx")
-_REAL_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B11", "B12")
-_REAL_CLASSES = ("water", "trees", "grass", "flooded", "crops", "shrub", "built", "bare", "snow")
-
-
-def real_data() -> Path | None:
-    """The folder of real scenes and models beside the repository, where there is one."""
-    data = Path(__file__).parents[2] / "shared" / "data"
-    return data if (data / REAL_SCENE).exists() and (data / _REAL_NETWORK).exists() else None
-
-
-def write_real_network(data: Path, folder: Path) -> Path:
-    """A model folder around Dynamic World's published network."""
-    import onnx
-
-    from model_registry.testing import write_model
-
-    return write_model(
-        folder / REAL,
-        onnx.load(data / _REAL_NETWORK),
-        classes=_REAL_CLASSES,
-        bands=_REAL_BANDS,
-        gsd=10.0,
-        dtypes=("uint16", "int16"),
-        scaling=None,
-    )

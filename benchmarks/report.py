@@ -40,6 +40,15 @@ TARGETS: Mapping[str, Target] = {
     "identical_inferences": Target(least=1, most=1),
     "rss_growth_percent": Target(most=5),
     "health_p99_ms": Target(most=50),
+    # Of `benchmarks.export`.
+    "export_cpu_ratio": Target(most=1.10),
+    "export_cpu_ratio_geodeep": Target(most=0.9),
+    "export_cpu_ratio_geodeep_bf16": Target(most=0.5),
+    "export_cpu_ratio_geoai": Target(most=0.5),
+    "export_rss_ratio_geoai": Target(most=0.4),
+    "export_rate_ratio_dask": Target(least=0.85),
+    "export_differing": Target(most=0),
+    "export_moved_percent_bf16": Target(most=0.5),
 }
 
 

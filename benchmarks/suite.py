@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import defaultdict
@@ -14,18 +13,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import servers, traces, workloads
-from benchmarks.figures import growth, median, percentile, ratio, waste
-from benchmarks.models import LARGE, LARGE_BF16, REAL, REAL_SCENE, SMALL, real_data, write_network, write_real_network
+from benchmarks.figures import median, percentile, ratio, waste
+from benchmarks.models import LARGE, LARGE_BF16, SMALL, write_network
 from benchmarks.places import Place, Tile, apart_viewports, centre_out, random_viewports, serpentine
 from benchmarks.processes import Child
+from benchmarks.real_models import DATA, add
+from benchmarks.soak import soak
 from benchmarks.workloads import Burst, Served, Walk
 
 CHIP = 512
 CONNECTIONS = 16
 IDENTICAL = 32
+REAL, REAL_SCENE = "world", DATA / "majortom_thailand" / "majortom_thailand_12band_10m_cog.tif"
 BUFFER = 64
 # Kinds of threads in our server, as `Served.thread_seconds` calls them; the runtime's own have no name.
-THREADS = ("MainThread", "read", "device", "runtime", "finish")
+THREADS = ("MainThread", "read", "device", "runtime", "finish", "settle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +115,10 @@ class Suite:
             if not self.extent.quick:
                 await self._timed("zoomed out", self._zoomed_out())
                 await self._timed("costs against clients", self._costs())
-        if not self.extent.quick and (data := real_data()) is not None:
-            await self._timed("a real scene", self._real(data))
+        if not self.extent.quick and REAL_SCENE.exists():
+            await self._timed("a real scene", self._real())
         if self.extent.soak:
-            await self._timed("soak", self._soak())
+            await self._timed("soak", self.soak())
 
     @asynccontextmanager
     async def _children(self) -> AsyncIterator[tuple[Served, Child, Child]]:
@@ -415,12 +417,12 @@ class Suite:
                 }
             )
 
-    async def _real(self, data: Path) -> None:
+    async def _real(self) -> None:
         """A published network over a real scene: cold viewports at 16 connections, and the floor beside them."""
         with TemporaryDirectory(prefix="benchmarks-") as folder:
-            model, scene = write_real_network(data, Path(folder)), data / REAL_SCENE
+            model = add(REAL, Path(folder))
             with (
-                servers.our_server({"real": scene}, {REAL: model}, self.device) as child,
+                servers.our_server({"real": REAL_SCENE}, {REAL: model}, self.device) as child,
                 servers.floor_process(self.device) as floor,
             ):
                 served = Served(child.wait())
@@ -441,39 +443,10 @@ class Suite:
                     )
                 served.close()
 
-    async def _soak(self) -> None:
-        """Eight users for a long time over caches that are much too small, and the memory that is held."""
-        seconds = self.extent.soak
-        warm_up = min(max(seconds / 4, 20.0), 300.0)
-        with servers.our_server(
-            {servers.SCENE: self._scene},
-            {SMALL.name: self._models[SMALL.name]},
-            self.device,
-            cache_bytes=8 * 2**20,
-            picture_bytes=2**20,
-        ) as child:
-            served = Served(child.wait())
-            place = await served.place(servers.SCENE, SMALL.name)
-            begun = time.monotonic()
-            samples: list[tuple[float, float]] = []
-
-            async def watch() -> None:
-                while True:
-                    samples.append((time.monotonic() - begun, child.rss_bytes()))
-                    await served.forwards()  # or the notes of the benchmark itself would grow
-                    await asyncio.sleep(1.0)
-
-            watcher = asyncio.ensure_future(watch())
-            found = await workloads.walk(child, place.url, place, self._trace[:8], seconds)
-            watcher.cancel()
-            served.close()
-        self._note(
-            rss_growth_percent=growth(samples, warm_up),
-            rss_mib=samples[-1][1] / 2**20,
-            soak_seconds=seconds,
-            soak_tiles=len(found.took),
-            soak_failed=found.failed,
-        )
+    async def soak(self) -> None:
+        """The long one; see `soak.soak`."""
+        model = self._models[SMALL.name]
+        self._note(**await soak(self._scene, model, self._trace, self.extent.soak, self.device))
 
 
 def _middle(place: Place) -> Tile:

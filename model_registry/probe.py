@@ -103,6 +103,11 @@ class _Measurement:
         self.fixed = model.window.fixed or runner.demands.fixed
 
     def run(self) -> Probe:
+        """Return what was found, in the order of the module's steps; the first that fails makes the network inexact.
+
+        Raises:
+            ContractError: see `find_multiple`.
+        """
         multiple = self.model.window.multiple or self.runner.demands.multiple
         multiple = multiple or (1 if self.fixed else self.find_multiple())
         strips, period = self.find_period(multiple)
@@ -134,6 +139,11 @@ class _Measurement:
         return Probe(period, period, halo, "exact", tuple(self.notes))
 
     def find_multiple(self) -> int:
+        """Return the smallest multiple, in px, of which an odd number of rows and columns is answered at their size.
+
+        Raises:
+            ContractError: none of those tried is.
+        """
         for multiple in _MULTIPLES:
             odd = -(-48 // multiple) | 1
             shape = (odd * multiple, (odd + 2) * multiple)

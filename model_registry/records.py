@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from model_registry import aside
 from model_registry.artifacts import read_file
 from model_registry.errors import ArtifactError, ManifestError, ModelError, RegistryError
 from model_registry.manifest import open_model
 from model_registry.refs import check_name
+from model_registry.yaml_text import read_yaml
 
 MANIFEST = "model.yaml"
 PROBE = "probe.json"
@@ -37,11 +36,8 @@ def parse_object(data: bytes | None) -> dict[str, Any] | None:
 
 
 def parse_manifest(data: bytes) -> Any:
-    """Return the content of a model.yaml as it stands; ManifestError where it is no YAML."""
-    try:
-        return yaml.safe_load(data)
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError):
-        raise ManifestError(f"{MANIFEST} is not valid YAML", "Correct the file") from None
+    """Return the content of a model.yaml as it stands; ManifestError where it is no YAML, or has aliases."""
+    return read_yaml(data, MANIFEST)
 
 
 def read_probe(folder: Path) -> dict[str, Any] | None:

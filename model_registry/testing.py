@@ -49,6 +49,10 @@ class _Graph:
     def finish(
         self, output: str, bands: int, classes: int, size: tuple[int, int] | None = None, batch: int | None = None
     ) -> onnx.ModelProto:
+        """The checked network: float32 "x" [n, bands, h, w] -> float32 "scores" [n, classes, h, w].
+
+        output: the name of what the scores are. n, h and w are free unless `batch` and `size` say otherwise.
+        """
         self.nodes.append(helper.make_node("Identity", [output], ["scores"]))
         height, width = size or ("h", "w")
         axes: list[int | str] = [batch or "n", bands, height, width]

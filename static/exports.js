@@ -1,10 +1,11 @@
 // Export from the page: begin, watch, cancel, download. Hidden where the operator has not switched it on.
-import {getJSON, postJSON} from './api.js';
+import {getJSON} from './api.js';
 import {at, make} from './dom.js';
 
 const OVER = ['finished', 'failed', 'cancelled'];
 const POLL_MS = 1000;
-const OUTPUTS = {class: 'Classes', probability: 'Probabilities', confidence: 'Confidence', value: 'Values'};
+const KEPT_IN_SIGHT = 5;
+const OUTPUTS = {probability: 'and probabilities', confidence: 'and confidence', spread: 'and spread'}; // beside the layer's own
 
 /** `current()` tells {pair, tilejson}; `viewBox()` and `polygon()` what is to be exported. */
 export async function watchExports(current, viewBox, polygon) {
@@ -16,27 +17,29 @@ export async function watchExports(current, viewBox, polygon) {
     return null; // not for this visitor
   }
   at('export').hidden = false;
-  for (const job of Array.isArray(known) ? known : known.exports ?? []) if (!OVER.includes(job.status)) follow(job);
+  for (const job of known.exports.slice(0, KEPT_IN_SIGHT).reverse()) follow(job);
   at('export-form').addEventListener('submit', async event => {
     event.preventDefault();
     try {
-      follow(await postJSON('exports', wanted(current(), viewBox, polygon)));
+      follow(await begin(wanted(current(), viewBox, polygon)));
     } catch (error) {
+      if (error.status === 401) at('export-token-row').hidden = false;
       at('export-jobs').prepend(make('li', {role: 'alert', text: error.message}));
     }
   });
   return {offer: ({outputs, kind}) => {
-    at('export-output').replaceChildren(...outputs.filter(name => name in OUTPUTS).map(name => make('option', {value: name, text: OUTPUTS[name]})));
+    at('export-output').replaceChildren(make('option', {value: '', text: kind === 'classes' ? 'Classes' : 'Values'}), ...outputs.filter(name => name in OUTPUTS).map(name => make('option', {value: name, text: OUTPUTS[name]})));
     at('export-vector').closest('label').hidden = kind !== 'classes';
   }};
 }
 
 function wanted({pair, tilejson}, viewBox, polygon) {
-  const body = {scene: pair.scene, model: `${pair.model}@${tilejson.revision}`, output: at('export-output').value};
+  const body = {scene: pair.scene, model: `${pair.model}@${tilejson.revision}`};
+  if (at('export-output').value) body.output = [at('export-output').value];
   const what = at('export-what').value;
   if (what === 'view') body.bbox = viewBox();
   if (what === 'polygon') body.aoi = polygon().geometry;
-  if (at('export-vector').checked) body.vector = true;
+  if (at('export-vector').checked) body.vector = 'gpkg';
   return body;
 }
 
@@ -46,7 +49,13 @@ function follow(job) {
   const files = make('span', {className: 'row'});
   const cancel = make('button', {type: 'button', className: 'plain', text: 'Cancel', onclick: () => {
     cancel.disabled = true;
-    fetch(`exports/${job.id}`, {method: 'DELETE'}).then(() => look());
+    clearTimeout(timer);
+    getJSON(`exports/${job.id}`, {method: 'DELETE', headers: authorization()}).then(tell, error => {
+      words.textContent = error.message;
+      cancel.disabled = false;
+      if (error.status === 401) at('export-token-row').hidden = false;
+      look();
+    });
   }});
   const line = make('li', {'data-job': job.id}, words, progress, cancel, files);
   at('export-jobs').prepend(line);
@@ -60,7 +69,7 @@ function follow(job) {
     const over = OVER.includes(now.status);
     progress.hidden = cancel.hidden = over;
     if (over) files.replaceChildren(...(now.files ?? []).map(({name, href, size}) =>
-      make('a', {href, download: name, text: `${name} (${sizeOf(size)})`})));
+      make('a', {href: new URL(href).pathname, download: name, text: `${name} (${sizeOf(size)})`})));
     return over;
   };
   // Asked for once a second: a stream of events would hold one of the six connections that tiles have.
@@ -77,5 +86,12 @@ function follow(job) {
   };
   let timer = setTimeout(look, 0);
 }
+
+// Whoever may look at maps may not always order exports: the operator can want a token.
+const authorization = () => at('export-token').value ? {Authorization: `Bearer ${at('export-token').value}`} : {};
+
+const begin = body => getJSON('exports', {
+  method: 'POST', headers: {'Content-Type': 'application/json', ...authorization()}, body: JSON.stringify(body),
+});
 
 const sizeOf = bytes => bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;

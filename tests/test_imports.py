@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +36,8 @@ STOREYS = (
     {"metrics", "predict"},
     {"shadow", "survey"},
     {"check", "export", "fitting", "info", "reader"},
-    {"documents", "marks", "routes"},
-    {"cards", "label_params", "params", "tiles"},
+    {"documents", "jobs", "marks", "routes"},
+    {"cards", "exporting", "label_params", "params", "tiles"},
     {"truth"},
     {"extension", "showcase"},
     {"app"},
@@ -54,10 +56,10 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/label_params tiler/params tiler/routes "
+    "fastapi": "tiler/allowed tiler/app tiler/exporting tiler/extension tiler/label_params tiler/params tiler/routes "
     "tiler/showcase tiler/truth",
-    "starlette": "tiler/app tiler/extension tiler/middleware tiler/label_params tiler/params tiler/routes "
-    "tiler/showcase tiler/tiles tiler/truth",
+    "starlette": "tiler/app tiler/exporting tiler/extension tiler/label_params tiler/middleware tiler/params "
+    "tiler/routes tiler/showcase tiler/tiles tiler/truth",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
     "uvicorn": "tiler/background tiler/cli/serving",
     "ipyleaflet": "tiler/notebook",
@@ -190,3 +192,13 @@ def test_a_plain_room_needs_numpy_at_most(room: str) -> None:
         set(HOMES) | {"morecantile", "affine", "pyproj", "pydantic", "cachetools", "attrs"}
     )
     assert foreign == set()
+
+
+def test_an_export_does_not_wait_for_what_only_maps_need() -> None:
+    code = (
+        "import sys, tiler.cli, tiler.export.local, tiler.export.cluster\n"
+        "web = {'morecantile', 'pydantic', 'fastapi', 'titiler', 'rio_tiler', 'distributed', 'torch'}\n"
+        "print(sorted(web & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"

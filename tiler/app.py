@@ -43,8 +43,12 @@ from tiler.allowed import UrlReader, allowed_path
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
+from tiler.export.order import Order, SceneOrder
+from tiler.export.session import Session
+from tiler.exporting import ExportRequest, exporting
 from tiler.extension import InferenceFactory, inferenceExtension, sub_factory
 from tiler.imagery import Imagery
+from tiler.jobs import Jobs, Wish
 from tiler.label_params import OpenLabels
 from tiler.labels import Labels, labels_over, reading_of
 from tiler.legend import legend_of
@@ -166,6 +170,29 @@ class State:
         for name, source in models.items():
             self.service.catalog.models.add(name, source)
 
+    def wish_of(self, wanted: ExportRequest) -> Wish:
+        """What an export over HTTP means here."""
+        found = self.open(wanted.scene, wanted.model)
+        chosen, outputs = self.settings.scenes[wanted.scene], wanted.output
+        order = Order(
+            scenes=(SceneOrder(chosen.path),),
+            model=wanted.model,
+            outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
+            bbox=wanted.bbox,
+            aoi=wanted.aoi,
+            gsd=wanted.gsd,
+            crs=wanted.crs,
+            device=self.settings.device,
+            max_window_pixels=self.settings.max_window_pixels,
+            attribution=chosen.attribution or "",
+        )
+        name = f"{wanted.scene}-{parse_address(found.address).model.replace(':', '-').replace('@', '-')}"
+        return Wish(name, _title(self, wanted.scene, found), order, found.layer, wanted.vector or "")
+
+    def session_of(self, wish: Wish) -> Session:
+        """An export's session over the layers and the engine that serve maps."""
+        return Session(wish.order, (wish.layer,), self.service.engine)
+
     def open(self, scene: str, model: str) -> PredictingReader:
         """A predicting reader of a named pair. `model` may be name@revision."""
         return open_reader(self.reader_class, self.scene(scene), {}, tms=WEB_MERCATOR, model=model)
@@ -204,13 +231,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gsds=settings.gsds,
     )
     limits = Limits(settings.max_tile_pixels, settings.max_request_pixels, settings.max_side)
-    catalog.busy = lambda: engine.busy
     shadow = None
     if settings.shadow:
         shadow = Shadow(engine, limits, settings.shadow, catalog.models.identify, settings.shadow_share)
     materialised = Materialised(settings.materialised or None)
     service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow, materialised=materialised)
     state = State(settings, service, _default_pair(settings, catalog))
+    jobs = None
+    if settings.exports is not None:
+        jobs = Jobs(
+            settings.exports.absolute(),
+            state.session_of,
+            materialised.register,
+            max_pixels=settings.max_export_pixels,
+            keep=settings.keep_exports,
+        )
+    catalog.busy = lambda: engine.busy | (jobs.busy if jobs is not None else frozenset())
     registry = catalog.models.registry
     watch = None
     if settings.watch_seconds is not None and registry is not None:
@@ -221,6 +257,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         if watch is not None:
             watch.close()
+        if jobs is not None:
+            jobs.close()
         if shadow is not None:
             shadow.stop()
         engine.close()
@@ -234,7 +272,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
-        allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*"],
         expose_headers=EXPOSED,
     )
@@ -254,6 +292,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def refuse_parameters(request: Request, error: RequestValidationError) -> Response:
         return _unkept(await request_validation_exception_handler(request, error))
 
+    if jobs is not None:
+        wanted = settings.export_token.get_secret_value() if settings.export_token else None
+        app.include_router(exporting(jobs, engine, state.wish_of, wanted))
     _add_page(app, state)
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
     app.include_router(showcase(service, tuple(settings.scenes), state.refresh, token))
@@ -330,7 +371,7 @@ def _add_page(app: FastAPI, state: State) -> None:
     @app.get("/api/features", operation_id="listFeatures")
     async def features() -> dict[str, bool]:
         """What the operator has switched on; the page asks here, since browsers log each 404 as an error."""
-        return {"exports": any(getattr(route, "path", "") == "/exports" for route in app.routes)}
+        return {"exports": state.settings.exports is not None}
 
     @app.get("/api/pairs", operation_id="listPairs")
     async def pairs() -> list[dict[str, Any]]:

@@ -8,9 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
-
-from morecantile import TileMatrixSet
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model_registry import LoadedModel, Model
 from model_registry.scaling import fill_values
@@ -21,6 +19,9 @@ from tiler.pixels import Source
 from tiler.scene import Band, Scene
 from tiler.values import Cell, Rect
 from tiler.windows import Shape
+
+if TYPE_CHECKING:
+    from morecantile import TileMatrixSet
 
 # Raise this when a change of ours moves a pixel: it is part of every revision, so no old tile survives it.
 MATHS_VERSION = 3

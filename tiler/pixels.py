@@ -79,7 +79,8 @@ def read_window(source: Source, window: Rect) -> tuple[NDArray[Any], Mask]:
         ) from error
     rows, cols = rows - top, cols - left
     if not (_is_run(rows) and _is_run(cols)):
-        pixels, valid = pixels[:, rows[:, None], cols], valid[rows[:, None], cols]
+        # One axis after the other: both at once takes seven times as long.
+        pixels, valid = pixels.take(rows, 1).take(cols, 2), valid.take(rows, 0).take(cols, 1)
     return pixels, valid
 
 
@@ -165,10 +166,25 @@ def _valid(source: Source, dataset: DatasetReader, window: Window, pixels: NDArr
         # The caller's nodata replaces the file's own, as in TiTiler; alpha and mask bands go on counting.
         per_band &= pixels != scene.nodata
     if masks and scene.masked and not (scene.nodata_given and _only_nodata(dataset)):
-        per_band &= dataset.read_masks(list(source.indexes), window=window) > 0
+        values = _plain_nodata(dataset, source.indexes, pixels.dtype)
+        if values is not None:
+            per_band &= pixels != values
+        else:
+            per_band &= dataset.read_masks(list(source.indexes), window=window) > 0
     if np.issubdtype(pixels.dtype, np.floating):
         per_band &= np.isfinite(pixels)
     return np.asarray(per_band.any(axis=0) if source.mask == "all" else per_band.all(axis=0))
+
+
+def _plain_nodata(dataset: DatasetReader, indexes: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Nodata values [bands, 1, 1] where GDAL's masks are nothing but a comparison with them, which is quicker here."""
+    if dtype.kind not in "iu" or dtype.itemsize > 4:
+        return None  # NaN and rounding have rules of their own
+    if any(dataset.mask_flag_enums[index - 1] != [MaskFlags.nodata] for index in indexes):
+        return None
+    values = np.array([dataset.nodatavals[index - 1] for index in indexes], np.float64)
+    same = values.astype(dtype)
+    return same[:, None, None] if (same == values).all() else None
 
 
 def _only_nodata(dataset: DatasetReader) -> bool:

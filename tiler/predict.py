@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from morecantile import TileMatrixSet
 from rasterio.crs import CRS
 
 from tiler import zoom
@@ -21,6 +21,9 @@ from tiler.overview import distant
 from tiler.sampled import Sampled, sample
 from tiler.values import Cell, Scores, Style, View
 from tiler.waiting import Origin
+
+if TYPE_CHECKING:
+    from morecantile import TileMatrixSet
 
 # A request for all channels of an embedding may have this many per pixel of its limit; with more, fewer pixels.
 FEW_CHANNELS = 8

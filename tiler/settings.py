@@ -19,7 +19,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 # First path segments, and last names below a scene, that the application uses itself.
 RESERVED = frozenset(
     "imagery static api docs openapi.json redoc healthz cog tiles tilejson.json legend.json point statistics info "
-    "info.geojson preview bbox feature wmts map models metrics labels errors accuracy areas".split()
+    "info.geojson preview bbox feature wmts map models metrics exports labels errors accuracy areas".split()
 )
 
 
@@ -112,6 +112,12 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = Field(
         None, description="What POST /models/reload wants as its bearer token; without one there is no such route"
     )
+    exports: Path | None = Field(
+        None, description="Folder for exports over HTTP (/exports); without one there is no such route"
+    )
+    export_token: SecretStr | None = Field(None, description="What asking for exports wants as its bearer token")
+    max_export_pixels: int = Field(2**32, ge=4096, description="Pixels of one export over HTTP")
+    keep_exports: int = Field(50, ge=1, description="Finished exports whose files stay")
     shadow: dict[str, str] = Field(
         default_factory=dict, description="Models that others are compared with: landcover -> landcover@canary"
     )

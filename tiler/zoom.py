@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from morecantile import Tile, TileMatrixSet
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
 from tiler.errors import RequestError
 from tiler.grid import Grid, pixels_per_view_pixel
 from tiler.values import View
+
+if TYPE_CHECKING:  # it takes 0.2 s to import, and an export has no tiles
+    from morecantile import TileMatrixSet
 
 
 def view_of_tile(tms: TileMatrixSet, x: int, y: int, z: int, tilesize: int | None = None) -> View:
@@ -33,7 +36,7 @@ def view_of_tile(tms: TileMatrixSet, x: int, y: int, z: int, tilesize: int | Non
             f"At zoom {z}, x is 0 to {matrix.matrixWidth - 1} and y is 0 to {matrix.matrixHeight - 1}",
         )
     return View(
-        bounds=tuple(tms.xy_bounds(Tile(x=x, y=y, z=z))),  # type: ignore[arg-type]
+        bounds=tuple(tms.xy_bounds(x, y, z)),  # type: ignore[arg-type]
         crs=_rasterio_crs(tms),
         height=tilesize or matrix.tileHeight,
         width=tilesize or matrix.tileWidth,

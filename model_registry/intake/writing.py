@@ -102,45 +102,41 @@ def write_manifest(document: Mapping[str, Any], folder: Path) -> Path:
 
 def document_of(model: Model) -> dict[str, Any]:
     """Return the model.yaml document that says what `model` says; `model_yaml` reads the same model from it."""
-    single = len(model.scaling) <= 1 and not (model.scaling and len(model.scaling[0].bands) < len(model.bands))
-    document: dict[str, Any] = {
-        "properties": {
-            "name": model.title,
-            "architecture": model.architecture,
-            "tasks": ["semantic-segmentation"],
-            "input": [
-                {
-                    "name": "image",
-                    "bands": list(model.bands),
-                    "input": {
-                        "shape": [-1, len(model.bands), *(model.window.fixed or (-1, -1))],
-                        "dim_order": ["batch", "bands", "height", "width"],
-                        "data_type": "float32",
-                    },
-                    "value_scaling": value_scaling(model.scaling, len(model.bands)) if single else None,
-                }
-            ],
-            "output": [
-                {
-                    "name": "classes",
-                    "tasks": ["semantic-segmentation"],
-                    "classification:classes": [
-                        {"value": c.value, "name": c.name, "color_hint": hex_color(c.color)}
-                        | ({"description": c.description} if c.description else {})
-                        for c in model.classes
-                    ],
-                }
-            ],
-        },
-        "serving": {
-            "schema": 1,
-            "artifacts": [
-                {"href": a.href, "format": a.format, "checksum": a.checksum, "size": a.size} for a in model.artifacts
-            ],
-            "input": {"values": model.input_values, "dtypes": list(model.input_dtypes)},
-        },
+    # MLM's words have room for one step on all bands; anything else is told in ours.
+    simple = len(model.scaling) <= 1 and not (model.scaling and len(model.scaling[0].bands) < len(model.bands))
+    return {"properties": _properties(model, simple), "serving": _serving(model, simple)}
+
+
+def _properties(model: Model, simple: bool) -> dict[str, Any]:
+    """What MLM has words for; `simple`: whether that includes the scaling."""
+    properties: dict[str, Any] = {
+        "name": model.title,
+        "architecture": model.architecture,
+        "tasks": ["semantic-segmentation"],
+        "input": [
+            {
+                "name": "image",
+                "bands": list(model.bands),
+                "input": {
+                    "shape": [-1, len(model.bands), *(model.window.fixed or (-1, -1))],
+                    "dim_order": ["batch", "bands", "height", "width"],
+                    "data_type": "float32",
+                },
+                "value_scaling": value_scaling(model.scaling, len(model.bands)) if simple else None,
+            }
+        ],
+        "output": [
+            {
+                "name": "classes",
+                "tasks": ["semantic-segmentation"],
+                "classification:classes": [
+                    {"value": c.value, "name": c.name, "color_hint": hex_color(c.color)}
+                    | ({"description": c.description} if c.description else {})
+                    for c in model.classes
+                ],
+            }
+        ],
     }
-    properties, serving = document["properties"], document["serving"]
     for key, text in (
         ("license", model.license),
         ("attribution", model.attribution),
@@ -150,7 +146,19 @@ def document_of(model: Model) -> dict[str, Any]:
             properties[key] = text
     if model.hyperparameters:
         properties["hyperparameters"] = dict(model.hyperparameters)
-    if not single:
+    return properties
+
+
+def _serving(model: Model, simple: bool) -> dict[str, Any]:
+    """What MLM lacks; `simple`: whether the scaling is told there already."""
+    serving: dict[str, Any] = {
+        "schema": 1,
+        "artifacts": [
+            {"href": a.href, "format": a.format, "checksum": a.checksum, "size": a.size} for a in model.artifacts
+        ],
+        "input": {"values": model.input_values, "dtypes": list(model.input_dtypes)},
+    }
+    if not simple:
         serving["preprocess"] = [op_document(op, len(model.bands)) for op in model.scaling]
     if model.resolution is not None:
         serving["resolution"] = {
@@ -172,7 +180,7 @@ def document_of(model: Model) -> dict[str, Any]:
         serving["precision"] = {**asdict(model.precision), "allowed": list(model.precision.allowed)}
     if model.exactness is not None:
         serving["exactness"] = model.exactness
-    return document
+    return serving
 
 
 def value_scaling(ops: Sequence[Op], bands: int) -> list[dict[str, Any]] | None:

@@ -146,6 +146,17 @@ def test_a_manifest_that_names_files_without_digests_is_refused(serving):
         list(named_files({"serving": serving}))
 
 
+def test_a_manifest_whose_aliases_could_stand_for_billions_of_values_is_not_even_looked_through(place, cache: Path):
+    url, store = place
+    folder = write(store.root / "cover" / "1")
+    write_index(store.root)
+    registry = remote(url, cache)
+    with (folder / "model.yaml").open("a") as file:
+        file.write("once: &once [1, 2]\ntwice: [*once, *once]\n")
+    with pytest.raises(ManifestError, match="has an alias"):
+        registry.documents(registry.resolve("cover"))
+
+
 def edit(folder: Path, change) -> None:
     document = yaml.safe_load((folder / "model.yaml").read_text())
     change(document["serving"])
@@ -181,7 +192,7 @@ def spoil_size(folder: Path) -> None:
 
 
 def spoil_twice(folder: Path) -> None:
-    edit(folder, lambda serving: serving["artifacts"].append(serving["artifacts"][0]))
+    edit(folder, lambda serving: serving["artifacts"].append(dict(serving["artifacts"][0])))
 
 
 def spoil_manifest(folder: Path) -> None:

@@ -13,6 +13,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
+from rasterio.windows import Window
 
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import (
@@ -28,6 +29,10 @@ from tests.tiler.helpers import (
     whole_scores,
     write_scene,
 )
+from tiler.grid import Grid
+from tiler.pixels import Source, read_window
+from tiler.scene import SceneRef, open_scene
+from tiler.values import Rect
 
 # Scenes of one tile at zoom 18, pixel on pixel: rows and columns of the tile are those of the scene.
 TILE = MERCATOR.tile(0.02, 0.02, ZOOM)
@@ -386,3 +391,25 @@ def test_any_and_all_hold_on_a_resampled_grid_too(
     _, mask = coloured.npy(f"{rule}_coarse/{PATH}.npy", scene)
     masked = (blocks(hole()).sum(axis=(1, 3)) > 2) & (rule == "any" or len(bands) == 3)
     assert np.array_equal(mask[::2, ::2] == 0, masked)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("uint8", 0), ("uint8", 255), ("uint16", 65535), ("int16", -32768), ("int32", -(2**31)), ("float32", -9999.0)],
+)
+@pytest.mark.parametrize("mask", ["any", "all"])
+def test_a_nodata_value_masks_what_gdal_says_it_masks(tmp_path: Path, dtype: str, nodata: float, mask: str):
+    random = np.random.default_rng(2)
+    pixels = random.integers(1, 100, (2, 40, 50)).astype(dtype)
+    pixels[random.random(pixels.shape) < 0.3] = nodata
+    scene = open_scene(SceneRef(str(write_scene(tmp_path / "scene.tif", pixels, transform=ALIGNED, nodata=nodata))))
+    grid = Grid(
+        crs=scene.crs, left=LEFT, top=TOP, res_x=RES, res_y=RES, height=40, width=50, cell=32, align=1, halo=0, gsd=RES,
+        native=True,
+    )  # fmt: skip
+    found, valid = read_window(Source(scene, grid, (2, 1), None, (7.0, 7.0), mask), Rect(5, 6, 30, 41))
+    with rasterio.open(scene.source) as dataset:
+        masks = dataset.read_masks([2, 1], window=Window(6, 5, 41, 30)) > 0
+    assert np.array_equal(valid, masks.any(axis=0) if mask == "all" else masks.all(axis=0))
+    assert 0 < valid.sum() < valid.size
+    assert (found[:, ~valid] == 7).all()

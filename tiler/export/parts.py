@@ -114,8 +114,8 @@ class Parts:
             files[product.name] = len(content), hashlib.sha256(content).hexdigest()
         counts: dict[str, int] = {}
         if first.classes:
-            values, numbers = np.unique(arrays[first.name][0][known], return_counts=True)
-            counts = {str(value): int(count) for value, count in zip(values, numbers, strict=True)}
+            numbers = np.bincount(arrays[first.name][0][known])
+            counts = {str(value): int(count) for value, count in enumerate(numbers) if count}
         receipt = Receipt(job, number, files, int(known.sum()), counts)
         self._write(f"{number:05d}.json", json.dumps(asdict(receipt)).encode())
         return receipt

@@ -1,0 +1,1 @@
+"""Whole scenes: our export against a bare forward loop and against others. See README.md one folder up."""
