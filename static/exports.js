@@ -50,7 +50,7 @@ function follow(job) {
   const cancel = make('button', {type: 'button', className: 'plain', text: 'Cancel', onclick: () => {
     cancel.disabled = true;
     clearTimeout(timer);
-    getJSON(`exports/${job.id}`, {method: 'DELETE', headers: authorization()}).then(tell, error => {
+    getJSON(`exports/${job.id}`, {method: 'DELETE', headers: authorization()}).then(now => { if (!tell(now)) look(); }, error => {
       words.textContent = error.message;
       cancel.disabled = false;
       if (error.status === 401) at('export-token-row').hidden = false;
@@ -79,8 +79,8 @@ function follow(job) {
     try {
       over = tell(await getJSON(`exports/${job.id}`));
     } catch (error) {
-      over = error.status === 404;
-      words.textContent = error.message;
+      over = error.status === 404 && tell({status: 'cancelled'}); // its files are gone, too
+      if (!over) words.textContent = error.message;
     }
     if (!over) timer = setTimeout(look, POLL_MS);
   };

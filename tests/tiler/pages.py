@@ -74,9 +74,9 @@ class Tab:
         """Wait until an expression is true. (Playwright's own wait needs `eval`, which the page's policy forbids.)"""
         end = time.monotonic() + DEADLINE
         while not self.tell(f"Boolean({expression})"):
-            assert time.monotonic() < end, (
-                f"never came true: {expression}; complaints: {self.complaints}, {self.tell('document.body.innerText')[-300:]}"
-            )
+            if time.monotonic() > end:
+                seen = self.tell("document.body.innerText")[-300:]
+                raise AssertionError(f"never came true: {expression}; complaints: {self.complaints}; seen: {seen}")
             self.page.wait_for_timeout(30)
 
     def settle(self) -> None:
