@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from model_registry.choice import Choice
-from model_registry.ensemble import at, member_models, refs_of
+from model_registry.ensemble import at, member_models
 from model_registry.live import LoadedModel
-from model_registry.manifest import Exactness, Member, Model, RuntimeName, WindowSpec
+from model_registry.manifest import Exactness, Model, RuntimeName, WindowSpec
 from model_registry.probe import Probe
 
 _ORDER: tuple[Exactness, ...] = ("exact", "bounded", "unsafe")
@@ -64,8 +64,9 @@ def composed(model: Model, networks: Sequence[LoadedModel], own: tuple[LoadedMod
     worst = max((_ORDER.index(member.model.exactness or "unsafe") for member in members), default=0)
     finest = model.members[0].gsd
     # How far a member looks on the ground, in pixels of the finest.
-    halo = max(math.ceil((one.model.window.halo or 0) * at.gsd / finest) for one, at in _pairs(members, model))
-    notes = tuple(f"{at.gsd:g} m: {note}" for one, at in _pairs(members, model) for note in one.probe.notes)
+    pairs = list(zip(members, model.members, strict=True))
+    halo = max(math.ceil((loaded.model.window.halo or 0) * member.gsd / finest) for loaded, member in pairs)
+    notes = tuple(f"{member.gsd:g} m: {note}" for loaded, member in pairs for note in loaded.probe.notes)
     first = members[0]
     return LoadedEnsemble(
         model=replace(
@@ -80,15 +81,6 @@ def composed(model: Model, networks: Sequence[LoadedModel], own: tuple[LoadedMod
         members=members,
         own=own,
     )
-
-
-def is_shared(model: Model) -> bool:
-    """Whether an ensemble's networks are models of their own, which others use, too."""
-    return bool(refs_of(model))
-
-
-def _pairs(members: tuple[LoadedModel, ...], model: Model) -> list[tuple[LoadedModel, Member]]:
-    return list(zip(members, model.members, strict=True))
 
 
 def _choice(members: tuple[LoadedModel, ...]) -> Choice:

@@ -14,22 +14,35 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"confusion", "values", "errors", "flight", "leaving", "pace", "roster", "taps", "vendor", "watch"},
+    {"confusion", "values", "errors", "flight", "leaving", "pace", "policy", "roster", "taps", "vendor", "watch"},
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
-    {"allowed", "answers", "blend", "combine", "imagery", "models", "pixels", "ramps", "waiting", "zoom"},
-    {"areas", "layer", "mosaic", "sheet", "turnover"},
+    {
+        "allowed",
+        "answers",
+        "blend",
+        "combine",
+        "imagery",
+        "materialised",
+        "models",
+        "pixels",
+        "ramps",
+        "waiting",
+        "zoom",
+    },
+    {"areas", "layer", "mosaic", "naming", "sampled", "sheet", "turnover"},
     {"assemble", "catalog", "labels", "outputs", "paint", "ready", "warming"},
-    {"device", "ensemble", "legend", "seams"},
+    {"device", "ensemble", "legend", "overview", "seams"},
     {"engine"},
     {"metrics", "predict"},
     {"shadow", "survey"},
     {"check", "export", "fitting", "info", "reader"},
-    {"documents", "marks", "routes"},
-    {"cards", "naming", "params", "tiles"},
+    {"documents", "jobs", "marks", "routes"},
+    {"cards", "exporting", "label_params", "params", "tiles"},
     {"truth"},
     {"extension", "showcase"},
     {"app"},
-    {"cli"},
+    {"background", "cli"},
+    {"notebook"},
 )
 
 # The way of a tile: these arrows must be there.
@@ -43,12 +56,14 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/extension tiler/naming tiler/params tiler/routes tiler/showcase "
-    "tiler/truth",
-    "starlette": "tiler/app tiler/extension tiler/middleware tiler/naming tiler/params tiler/routes tiler/showcase "
-    "tiler/tiles tiler/truth",
+    "fastapi": "tiler/allowed tiler/app tiler/exporting tiler/extension tiler/label_params tiler/params tiler/routes "
+    "tiler/showcase tiler/truth",
+    "starlette": "tiler/app tiler/exporting tiler/extension tiler/label_params tiler/middleware tiler/params "
+    "tiler/routes tiler/showcase tiler/tiles tiler/truth",
     "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
-    "uvicorn": "tiler/cli/serving",
+    "uvicorn": "tiler/background tiler/cli/serving",
+    "ipyleaflet": "tiler/notebook",
+    "folium": "tiler/notebook",
     "PIL": "tiler/sheet",
     "typer": "tiler/cli/__init__ tiler/cli/check tiler/cli/common tiler/cli/components tiler/cli/ensemble "
     "tiler/cli/export tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/reporting tiler/cli/serving",
@@ -56,11 +71,12 @@ HOMES = {
     "jinja2": "tiler/documents",
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
-    "rasterio": "tiler/allowed tiler/areas tiler/cli/serving tiler/demo/canvas tiler/demo/scene "
-    "tiler/export/aoi tiler/export/area tiler/export/cog tiler/export/features "
-    "tiler/export/frame tiler/export/ground tiler/export/parts tiler/export/vector tiler/grid "
-    "tiler/labels tiler/paint tiler/pixels tiler/predict tiler/reader tiler/scene tiler/tiles "
-    "tiler/truth tiler/values tiler/zoom",
+    "rasterio": "tiler/allowed tiler/areas tiler/background tiler/cli/serving tiler/demo/canvas "
+    "tiler/demo/scene tiler/documents tiler/export/aoi tiler/export/area tiler/export/cog "
+    "tiler/export/features tiler/export/frame tiler/export/ground tiler/export/parts "
+    "tiler/export/vector tiler/grid tiler/labels tiler/materialised tiler/overview tiler/paint "
+    "tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene tiler/tiles tiler/truth "
+    "tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "
     "tiler/tiles",
     "torch": "model_registry/architectures/unet model_registry/intake/checkpoint model_registry/intake/torchscript "

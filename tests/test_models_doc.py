@@ -46,3 +46,17 @@ def test_what_the_page_shows_is_read(number: int, kind: str, tmp_path: Path) -> 
         )
     if kind == "classes":
         assert (model.threshold, model.activation, len(model.classes)) == (0.4, "sigmoid", 2)
+
+
+def test_an_ensemble_as_the_page_shows_it_is_read(tmp_path: Path) -> None:
+    section = TEXT[TEXT.index("## Ensembles") :].split("\n## ")[0]
+    (block,) = re.findall(r"```yaml\n(.*?)```", section, re.S)
+    whole = yaml.safe_load(BLOCKS[2])
+    whole["serving"] |= yaml.safe_load(block)["serving"]
+    (tmp_path / "model.onnx").write_bytes(b"not read by open_model")
+    first = yaml.safe_load(BLOCKS[0])
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({name: {**first[name], **whole[name]} for name in first}))
+    assert [(member.gsd, round(member.weight, 3)) for member in open_model(tmp_path).members] == [
+        (0.5, 0.667),
+        (1, 0.333),
+    ]

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -59,9 +60,9 @@ def test_no_registry_host_in_any_committed_file():
 def test_the_lock_pins_exactly_with_integrity_and_without_addresses():
     wanted = json.loads((ROOT / "package.json").read_text())["dependencies"]
     packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
-    assert wanted.keys() == {"ol"}
+    assert wanted.keys() == set(vendor.LIBRARIES)
     assert re.fullmatch(r"10\.\d+\.\d+", wanted["ol"])
-    assert packages["node_modules/ol"]["version"] == wanted["ol"]
+    assert all(packages[f"node_modules/{name}"]["version"] == wanted[name] for name in wanted)
     for name, entry in packages.items():
         if name:
             assert entry["integrity"].startswith("sha512-"), name
@@ -74,25 +75,26 @@ def test_the_page_loads_nothing_from_another_host(path):
 
 
 def test_the_page_has_no_inline_script_or_style():
-    page = (STATIC / "index.html").read_text()
+    page = "".join(path.read_text() for path in OURS if path.suffix == ".html")
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page)
 
 
 def test_what_the_page_names_exists():
-    names = re.findall(r'(?:src|href)="(static/[^"]+)"', (STATIC / "index.html").read_text())
+    pages = "".join(path.read_text() for path in OURS if path.suffix == ".html")
+    names = re.findall(r'(?:src|href)="(static/[^"]+)"', pages)
     names += [f"static/{name}" for path in OURS for name in re.findall(r"from '\./([^']+)'", path.read_text())]
     assert names
     for name in names:
         if "/vendor/" in name:
-            assert Path(name).name in {Path(file).name for file in vendor.PUBLISHED}
+            assert Path(name).name in {Path(file).name for files in vendor.LIBRARIES.values() for file in files}
         else:
             assert (ROOT / name).is_file(), name
 
 
 def test_elements_that_the_modules_ask_for_are_in_the_page():
     page = (STATIC / "index.html").read_text()
-    asked = set(re.findall(r"\bat\('([\w-]+)'\)", (STATIC / "panel.js").read_text()))
-    assert asked
+    asked = {name for path in OURS for name in re.findall(r"\bat\('([\w-]+)'\)", path.read_text())}
+    assert len(asked) > 20
     assert asked <= set(re.findall(r'id="([\w-]+)"', page))
 
 
@@ -112,8 +114,8 @@ def checkout(tmp_path, monkeypatch):
         "import pathlib, sys\n"
         f"with open({str(tmp_path / 'calls')!r}, 'a') as log: log.write(' '.join(sys.argv[1:]) + '\\n')\n"
         "assert pathlib.Path('package-lock.json').is_file()\n"
-        "for name in ('dist/ol.js', 'ol.css', 'LICENSE.md'):\n"
-        "    path = pathlib.Path('node_modules/ol', name); path.parent.mkdir(parents=True, exist_ok=True)\n"
+        f"for name in {[f'{library}/{name}' for library, names in vendor.LIBRARIES.items() for name in names]!r}:\n"
+        "    path = pathlib.Path('node_modules', name); path.parent.mkdir(parents=True, exist_ok=True)\n"
         "    path.write_text('content of ' + name)\n"
     )
     npm.chmod(0o755)
@@ -129,7 +131,7 @@ def test_files_are_copied_once_and_again_when_the_lock_moves(checkout):
     assert vendor.fetch(checkout)
     folder = vendor.vendor_dir(checkout)
     assert sorted(path.name for path in folder.iterdir()) == ["LICENSE.md", vendor.STAMP, "ol.css", "ol.js"]
-    assert (folder / "ol.js").read_text() == "content of dist/ol.js"
+    assert (folder / "ol.js").read_text() == "content of ol/dist/ol.js"
     assert not vendor.fetch(checkout)
 
     lock = checkout / "package-lock.json"
@@ -139,6 +141,7 @@ def test_files_are_copied_once_and_again_when_the_lock_moves(checkout):
     assert vendor.is_current(checkout)
     calls = (checkout / "calls").read_text().splitlines()
     assert len(calls) == 2
+    assert {path.name for path in folder.parent.iterdir()} == set(vendor.LIBRARIES)
     assert all(call.startswith("ci --ignore-scripts") for call in calls)
 
 
@@ -204,7 +207,7 @@ def test_a_build_without_npm_succeeds_and_warns(tmp_path):
     checkout = copy_of_checkout(tmp_path / "checkout")
     wheel, output = build(checkout, "wheel", tmp_path / "out", PATH=str(tmp_path / "nowhere"))
     assert vendor.COMMAND in output
-    assert not [name for name in zipfile.ZipFile(wheel).namelist() if "vendor/ol" in name]
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if "static/vendor/" in name]
 
 
 @pytest.mark.slow
@@ -219,3 +222,60 @@ def test_an_sdist_carries_the_library(tmp_path):
     wheel, output = build(root, "wheel", tmp_path / "out", PATH=str(tmp_path / "nowhere"))
     assert vendor.COMMAND not in output
     assert "tiler/static/vendor/ol/ol.js" in zipfile.ZipFile(wheel).namelist()
+
+
+SERVES = """
+import json, re, sys, urllib.request
+import tiler, tiler.vendor
+from starlette.testclient import TestClient
+from tiler.app import create_app
+from tiler.settings import Settings
+
+root = tiler.vendor.default_root()
+print(json.dumps({"root": str(root), "current": tiler.vendor.is_current(root)}))
+with TestClient(create_app(Settings())) as client:
+    page = client.get("/")
+    assert page.status_code == 200
+    named = set(re.findall(r'(?:src|href)="([^":]+)"', page.text))
+    assert any("vendor/ol" in name for name in named), named
+    for name in sorted(named):
+        answer = client.get("/" + name.lstrip("./"))
+        assert answer.status_code == 200 and answer.content, name
+    print(client.get("/static/vendor/ol/ol.js").headers["content-length"])
+"""
+
+
+@pytest.mark.slow
+def test_installed_into_a_fresh_environment_without_any_registry_the_viewer_is_there(tmp_path):
+    """Everything that the page names is served by what the wheel brought, with no network to build, install or run."""
+    if not vendor.is_current(ROOT):
+        pytest.skip(f"OpenLayers is not here: {vendor.COMMAND}")
+    dead = "http://127.0.0.1:9"
+    offline = {
+        "NPM_CONFIG_REGISTRY": dead, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "HTTP_PROXY": dead, "HTTPS_PROXY": dead, "http_proxy": dead, "https_proxy": dead,
+    }  # fmt: skip
+    wheel, output = build(ROOT, "wheel", tmp_path / "dist", PATH=str(tmp_path / "nowhere"), **offline)
+    assert vendor.COMMAND not in output
+    fresh = tmp_path / "fresh"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TILER_", "VIRTUAL"))}
+    environment = {**kept, **offline}
+
+    def run(*command: object) -> str:
+        done = subprocess.run(
+            [str(part) for part in command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "venv", fresh)
+    python = fresh / ("Scripts" if os.name == "nt" else "bin") / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)
+    # What we depend on is lent by this environment, behind the fresh one's own: nothing of ours can come from there.
+    (site,) = {sysconfig.get_path("purelib", vars={"base": str(fresh), "platbase": str(fresh)})}
+    (Path(site) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    told, length = run(python, "-c", SERVES).splitlines()
+    told = json.loads(told)
+    assert Path(told["root"]) == Path(site) / "tiler" and told["current"]
+    assert int(length) == (vendor.vendor_dir(ROOT) / "ol.js").stat().st_size
+    assert "Serve predictions" in run(python, "-m", "tiler.cli", "serve", "--help")

@@ -14,7 +14,7 @@ import functools
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -43,20 +43,26 @@ from tiler.allowed import UrlReader, allowed_path
 from tiler.catalog import Catalog
 from tiler.engine import Engine
 from tiler.errors import InferenceError, RequestError, UnknownNameError
+from tiler.export.order import Order, SceneOrder
+from tiler.export.session import Session
+from tiler.exporting import ExportRequest, exporting
 from tiler.extension import InferenceFactory, inferenceExtension, sub_factory
 from tiler.imagery import Imagery
+from tiler.jobs import Jobs, Wish
+from tiler.label_params import OpenLabels
 from tiler.labels import Labels, labels_over, reading_of
 from tiler.legend import legend_of
+from tiler.materialised import Materialised
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
-from tiler.naming import OpenLabels
 from tiler.params import inference_params, offered_format
+from tiler.policy import page_headers
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.roster import parse_address
-from tiler.routes import NO_STORE, SHORT, InferenceRoute, http_error
+from tiler.routes import NO_STORE, REVALIDATE, SHORT, InferenceRoute, http_error
 from tiler.scene import Scene, SceneRef, open_scene
-from tiler.settings import Settings
+from tiler.settings import SceneSettings, Settings
 from tiler.shadow import Shadow
 from tiler.shared_cache import SharedCache
 from tiler.showcase import showcase
@@ -70,6 +76,8 @@ from tiler.watch import Watch
 logger = logging.getLogger(__name__)
 
 WEB_MERCATOR = default_tms.get("WebMercatorQuad")
+# What a WMTS client itself puts into the query of a document.
+KVP_WORDS = ("request", "service", "version", "acceptversions", "sections", "updatesequence", "acceptformats")
 EXPOSED = [
     "ETag",
     "Retry-After",
@@ -156,6 +164,35 @@ class State:
         """As `reload`; tells of what failed instead of raising."""
         return self.service.catalog.refresh(self.warm)
 
+    def add(self, scenes: Mapping[str, SceneSettings], models: Mapping[str, str]) -> None:
+        """Serve more scenes and models than the settings named, from now on."""
+        self.settings.scenes = {**self.settings.scenes, **scenes}
+        for name, source in models.items():
+            self.service.catalog.models.add(name, source)
+
+    def wish_of(self, wanted: ExportRequest) -> Wish:
+        """What an export over HTTP means here."""
+        found = self.open(wanted.scene, wanted.model)
+        chosen, outputs = self.settings.scenes[wanted.scene], wanted.output
+        order = Order(
+            scenes=(SceneOrder(chosen.path),),
+            model=wanted.model,
+            outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
+            bbox=wanted.bbox,
+            aoi=wanted.aoi,
+            gsd=wanted.gsd,
+            crs=wanted.crs,
+            device=self.settings.device,
+            max_window_pixels=self.settings.max_window_pixels,
+            attribution=chosen.attribution or "",
+        )
+        name = f"{wanted.scene}-{parse_address(found.address).model.replace(':', '-').replace('@', '-')}"
+        return Wish(name, _title(self, wanted.scene, found), order, found.layer, wanted.vector or "")
+
+    def session_of(self, wish: Wish) -> Session:
+        """An export's session over the layers and the engine that serve maps."""
+        return Session(wish.order, (wish.layer,), self.service.engine)
+
     def open(self, scene: str, model: str) -> PredictingReader:
         """A predicting reader of a named pair. `model` may be name@revision."""
         return open_reader(self.reader_class, self.scene(scene), {}, tms=WEB_MERCATOR, model=model)
@@ -194,12 +231,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gsds=settings.gsds,
     )
     limits = Limits(settings.max_tile_pixels, settings.max_request_pixels, settings.max_side)
-    catalog.busy = lambda: engine.busy
     shadow = None
     if settings.shadow:
         shadow = Shadow(engine, limits, settings.shadow, catalog.models.identify, settings.shadow_share)
-    service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow)
+    materialised = Materialised(settings.materialised or None)
+    service = Service(catalog=catalog, engine=engine, limits=limits, shadow=shadow, materialised=materialised)
     state = State(settings, service, _default_pair(settings, catalog))
+    jobs = None
+    if settings.exports is not None:
+        jobs = Jobs(
+            settings.exports.absolute(),
+            state.session_of,
+            materialised.register,
+            max_pixels=settings.max_export_pixels,
+            keep=settings.keep_exports,
+        )
+    catalog.busy = lambda: engine.busy | (jobs.busy if jobs is not None else frozenset())
     registry = catalog.models.registry
     watch = None
     if settings.watch_seconds is not None and registry is not None:
@@ -210,6 +257,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         if watch is not None:
             watch.close()
+        if jobs is not None:
+            jobs.close()
         if shadow is not None:
             shadow.stop()
         engine.close()
@@ -217,12 +266,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             shadow.close()
         catalog.close()
 
-    # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for.
+    # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for: ours
+    # is below.
     app = FastAPI(title="titiler-inference", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
-        allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*"],
         expose_headers=EXPOSED,
     )
@@ -242,6 +292,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def refuse_parameters(request: Request, error: RequestValidationError) -> Response:
         return _unkept(await request_validation_exception_handler(request, error))
 
+    if jobs is not None:
+        wanted = settings.export_token.get_secret_value() if settings.export_token else None
+        app.include_router(exporting(jobs, engine, state.wish_of, wanted))
     _add_page(app, state)
     token = settings.admin_token.get_secret_value() if settings.admin_token else None
     app.include_router(showcase(service, tuple(settings.scenes), state.refresh, token))
@@ -294,6 +347,7 @@ def _add_page(app: FastAPI, state: State) -> None:
         state.service.engine,
         lambda: {name: entry.nbytes for name, entry in models.pool.entries().items()},
         list if shadow is None else shadow.report,
+        state.service.materialised.counts,
     )
 
     @app.get("/metrics", include_in_schema=False)
@@ -306,7 +360,18 @@ def _add_page(app: FastAPI, state: State) -> None:
         """The map page; a WMTS client that asks here by KVP gets the default pair."""
         if state.default_pair and _asks_wmts(request):
             return await _wmts_kvp(request, state, *state.default_pair)
-        return FileResponse(static / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(static / "index.html", headers=page_headers(state.settings.frame_ancestors))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """Swagger UI over /openapi.json. React writes styles into its elements, which the map's policy forbids."""
+        headers = page_headers(state.settings.frame_ancestors, inline_styles=True)
+        return FileResponse(static / "docs.html", headers=headers)
+
+    @app.get("/api/features", operation_id="listFeatures")
+    async def features() -> dict[str, bool]:
+        """What the operator has switched on; the page asks here, since browsers log each 404 as an error."""
+        return {"exports": state.settings.exports is not None}
 
     @app.get("/api/pairs", operation_id="listPairs")
     async def pairs() -> list[dict[str, Any]]:
@@ -337,6 +402,9 @@ def _describe_pairs(state: State, names: list[tuple[str, str]]) -> list[dict[str
                     "title": f"{state.settings.scenes[scene].title or scene}: {title}",
                     "imagery": f"{scene}/imagery/{{z}}/{{x}}/{{y}}.png",
                     "tilejson": f"{scene}/{model}/tilejson.json",
+                    "scene_title": state.settings.scenes[scene].title or scene,
+                    "bounds": list(opened.geographic_bounds),
+                    "gsd": max(opened.gsd),
                     **_told_of_labels(state, scene, opened, model),
                 }
             )
@@ -399,7 +467,14 @@ def _add_urls(app: FastAPI, state: State) -> None:
         reader=UrlReader,
         path_dependency=allowed_path(settings.allowed_urls, allow_private=settings.allow_private_addresses),
         add_viewer=False,
-        extensions=[inferenceExtension(catalog=service.catalog, engine=service.engine, limits=service.limits)],
+        extensions=[
+            inferenceExtension(
+                catalog=service.catalog,
+                engine=service.engine,
+                limits=service.limits,
+                materialised=service.materialised,
+            )
+        ],
     )
     app.include_router(factory.router, prefix="/cog", tags=["url"])
     # Of the imagery's own endpoints; without the one for everything, whose answer would tell what went wrong inside.
@@ -483,19 +558,23 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
     """TileJSON, WMTS and legend of a pair."""
 
     @router.get("/tilejson.json", operation_id=f"{name}.getShortTileJSON", response_class=JSONResponse)
-    async def tilejson(request: Request, names: Annotated[tuple[str, str], Depends(pair)]) -> dict[str, Any]:
+    async def tilejson(
+        request: Request, response: Response, names: Annotated[tuple[str, str], Depends(pair)]
+    ) -> dict[str, Any]:
         """TileJSON 3.0 whose tiles name the revision."""
+        response.headers["Cache-Control"] = REVALIDATE
         reader = await state.service.engine.open(state.open, *names)
-        query = urlencode(request.query_params.multi_items())
+        query = urlencode(request.query_params.multi_items(), safe=",")
         return documents.tilejson(
             reader, _pinned(request, names, reader), f"?{query}" if query else "", _title(state, names[0], reader)
         )
 
     @router.get("/legend.json", operation_id=f"{name}.getLegend", response_class=JSONResponse)
     async def legend(
-        names: Annotated[tuple[str, str], Depends(pair)], output: Output | None = None
+        response: Response, names: Annotated[tuple[str, str], Depends(pair)], output: Output | None = None
     ) -> list[dict[str, Any]] | dict[str, Any]:
         """Classes with numbers, names and colours, or what the colours of values, or of output=spread, stand for."""
+        response.headers["Cache-Control"] = REVALIDATE
         reader = await state.service.engine.open(state.open, *names)
         return legend_of(reader.layer.loaded, output)
 
@@ -524,8 +603,11 @@ def _asks_wmts(request: Request) -> bool:
 async def _wmts_document(request: Request, state: State, scene: str, model: str) -> Response:
     reader = await state.service.engine.open(state.open, scene, model)
     identifier = re.sub("[@:]", "-", f"{scene}-{parse_address(model).model}")
-    xml = documents.wmts(reader, _pinned(request, (scene, model), reader), _title(state, scene, reader), identifier)
-    return Response(xml, media_type="application/xml", headers={"Cache-Control": SHORT})
+    # The styling that the document was asked for with is that of its tiles.
+    style = [(key, value) for key, value in request.query_params.multi_items() if key.casefold() not in KVP_WORDS]
+    base, title = _pinned(request, (scene, model), reader), _title(state, scene, reader)
+    xml = documents.wmts(reader, base, title, identifier, f"?{urlencode(style, safe=',')}" if style else "")
+    return Response(xml, media_type="application/xml", headers={"Cache-Control": REVALIDATE})
 
 
 async def _wmts_kvp(request: Request, state: State, scene: str, model: str) -> Response:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from model_registry.postprocess import argmax
 from tiler.grid import Footprint
 from tiler.layer import Layer
 from tiler.mosaic import Mosaic, Planes, Taps, pool
+from tiler.sampled import Sampled
 from tiler.values import NUMBERS, Cell, Classes, Floats, Mask, Scores, Style, View
+
+# The confidence of a model that answers class numbers only: no probability, but still a number in JSON.
+UNKNOWN = -1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +26,7 @@ class Picture:
         view: whose pixels these are.
         style: what was asked for.
         values: uint8 [1, rows, cols] class values; float32 [bands, rows, cols] probabilities in 0..1, values in their
-            own unit, or an embedding's three components.
+            own unit, an embedding's three components, or class value and confidence (0..1, or UNKNOWN).
         valid: bool [rows, cols], False outside of the scene, without data, or masked by the style.
         band_names: one per band, in the user's words.
     """
@@ -33,7 +38,14 @@ class Picture:
     band_names: tuple[str, ...]
 
 
-def assemble(layer: Layer, view: View, where: Footprint, scores: Mapping[Cell, Scores], style: Style) -> Picture:
+def assemble(
+    layer: Layer,
+    view: View,
+    where: Footprint,
+    scores: Mapping[Cell, Scores],
+    style: Style,
+    sampled: Sampled | None = None,
+) -> Picture:
     """Put a view together from the cells under it.
 
     With one sample per pixel it is a lookup (or, for `bilinear`, a warp of probabilities or values). With several, a
@@ -44,15 +56,16 @@ def assemble(layer: Layer, view: View, where: Footprint, scores: Mapping[Cell, S
         layer: whose scores these are.
         view: the pixels wanted.
         where: the view's samples on the layer's grid.
-        scores: all cells that the samples touch.
+        scores: all cells that the samples touch, but for those that are known otherwise.
         style: what is wanted of them.
+        sampled: what exported files say of the samples; it goes before the cells.
     """
     if not scores:
-        return blank(layer, view, style)
+        return blank(layer, view, style) if sampled is None else _from_files(layer, view, where, style, sampled)
     mosaic = Mosaic.over(where, layer.grid, scores, _planes_of(layer, style))
     taps = mosaic.taps(where, style.resampling)
     show = _numbers if style.output in NUMBERS else _classes
-    valid, values = show(layer, mosaic, taps, where.samples, style)
+    valid, values = show(layer, mosaic, taps, where.samples, style, sampled)
     shown: Classes | Floats = values * valid
     return Picture(view, style, shown, valid, band_names(layer, style))
 
@@ -75,6 +88,8 @@ def band_names(layer: Layer, style: Style) -> tuple[str, ...]:
         if values.channels == 1:
             return (f"{values.name} ({values.unit})" if values.unit else values.name,)
         return tuple(f"{values.name} {number + 1}" for number in range(values.channels))
+    if style.output == "class_confidence":
+        return ("class", "confidence")
     if style.output != "probability":
         return (style.output,)
     wanted = style.classes or tuple(item.value for item in layer.model.classes)
@@ -88,6 +103,8 @@ def wants(layer: Layer, style: Style) -> bool:
     Classes of overlapping windows cannot be blended, so their probabilities are needed whatever is shown. Components of
     an embedding can: they are sums of its channels.
     """
+    if style.output == "class_confidence" and layer.model.emits == "labels":
+        return False
     return style.needs_probabilities or (layer.grid.overlap > 0 and layer.model.kind == "classes")
 
 
@@ -101,18 +118,53 @@ def _planes_of(layer: Layer, style: Style) -> Callable[[Scores], Planes | None] 
     return (lambda scores: scores.probabilities) if wants(layer, style) else None
 
 
-def _numbers(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style) -> tuple[Mask, Floats]:
+def _from_files(layer: Layer, view: View, where: Footprint, style: Style, sampled: Sampled) -> Picture:
+    """What exported files say by themselves."""
+    valid: Mask = sampled.valid
+    values: Classes | Floats = sampled.values
+    if style.output == "class":
+        valid, classes, _ = _pooled(layer, valid, values[0], None, where.samples)
+        valid, values = _chosen(valid, classes, style), classes[None]
+    else:
+        if style.output == "probability" and style.classes:
+            values = values[[_position(layer, value) for value in style.classes]]
+        if where.samples > 1:
+            valid, values = _means(iter(values), valid, where.samples)
+        if style.threshold is not None:
+            valid = valid & (values.max(axis=0) >= style.threshold)
+    shown: Classes | Floats = values * valid
+    return Picture(view, style, shown, valid, band_names(layer, style))
+
+
+def _chosen(valid: Mask, classes: Classes, style: Style) -> Mask:
+    """Pixels of the classes that are wanted."""
+    return valid & np.isin(classes, style.classes) if style.classes else valid
+
+
+def _numbers(
+    layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style, sampled: Sampled | None
+) -> tuple[Mask, Floats]:
     """(valid, values): the numbers themselves, or their mean over the valid samples of a pixel."""
     planes = _known(mosaic.planes)
-    if samples == 1:
-        return taps.valid, np.stack([taps.take(plane) for plane in planes])
-    count = pool(taps.valid, samples)
+    valid, taken = taps.valid, (taps.take(plane) for plane in planes)
+    if sampled is not None:
+        known = sampled.known
+        valid = np.where(known, sampled.valid, valid)
+        taken = (np.where(known, told, own) for told, own in zip(sampled.values, taken, strict=True))
+    return (valid, np.stack(list(taken))) if samples == 1 else _means(taken, valid, samples)
+
+
+def _means(planes: Iterator[Floats], valid: Mask, samples: int) -> tuple[Mask, Floats]:
+    """(valid, means): planes of samples [rows, cols], averaged over the valid ones of each pixel."""
+    count = pool(valid, samples)
     # One plane after the other: an embedding has many, and each has several samples per pixel.
-    means = [pool(taps.take(plane) * taps.valid, samples) / np.maximum(count, 1) for plane in planes]
+    means = [pool(plane * valid, samples) / np.maximum(count, 1) for plane in planes]
     return count * 2 >= samples * samples, np.stack(means).astype(np.float32)
 
 
-def _classes(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style) -> tuple[Mask, Classes | Floats]:
+def _classes(
+    layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Style, sampled: Sampled | None
+) -> tuple[Mask, Classes | Floats]:
     """(valid, values): class numbers, probabilities, or the winner's probability."""
     planes = None if mosaic.planes is None else np.stack([taps.take(plane) for plane in mosaic.planes])
     decides = style.threshold if layer.loaded.binary else None
@@ -120,13 +172,24 @@ def _classes(layer: Layer, mosaic: Mosaic, taps: Taps, samples: int, style: Styl
         classes = decided(layer, _known(planes), decides)
     else:
         classes = mosaic.classes[taps.rows, taps.cols]
-    valid, classes, planes = _pooled(layer, taps.valid, classes, planes, samples)
+    valid = taps.valid
+    if sampled is not None:
+        # Sample by sample, before the majority: the same pixels, whichever way each of them is known.
+        classes = np.where(sampled.known, sampled.values[0], classes)
+        valid = np.where(sampled.known, sampled.valid, valid)
+    valid, classes, planes = _pooled(layer, valid, classes, planes, samples)
     if style.output == "class":
-        if style.classes:
-            valid = valid & np.isin(classes, style.classes)
+        valid = _chosen(valid, classes, style)
         if style.threshold is not None and decides is None:
             valid = valid & (confidence(layer, classes, _known(planes)) >= style.threshold)
         return valid, classes[None]
+    if style.output == "class_confidence":
+        # A model that answers numbers only does not say how sure it is.
+        sure = np.full(classes.shape, UNKNOWN, np.float32) if planes is None else confidence(layer, classes, planes)
+        valid = _chosen(valid, classes, style)
+        if style.threshold is not None and decides is None and planes is not None:
+            valid = valid & (sure >= style.threshold)
+        return valid, np.stack([classes.astype(np.float32), sure])
     planes = _known(planes)
     values = planes if style.output == "probability" else confidence(layer, classes, planes)[None]
     if style.output == "probability" and style.classes:
@@ -146,9 +209,9 @@ def decided(layer: Layer, planes: Floats, threshold: float | None) -> Classes:
     if threshold is not None or (layer.loaded.binary and layer.loaded.channels == 1):
         limit = threshold if threshold is not None else 0.5 if own is None else own
         return np.asarray(values[(planes[1] >= limit).astype(np.uint8)])
-    best = planes.argmax(axis=0)
+    best, largest = (found[0] for found in argmax(planes[None]))
     if own is not None:
-        best = np.where(planes.max(axis=0) < own, 0, best)
+        best = np.where(largest < own, 0, best)
     return np.asarray(values[best])
 
 

@@ -43,12 +43,13 @@ class Mean(NamedTuple):
 
     valid: bool [rows, cols], where at least one of them says something.
     planes: float32 [classes, rows, cols], the weighted mean of those that do.
-    spread: float32 [rows, cols], 0..1: the largest of the classes' differences between any two of them.
+    spread: float32 [rows, cols], 0..1: the largest of the classes' differences between any two of them; None if nobody
+        asked.
     """
 
     valid: Mask
     planes: Floats
-    spread: Floats
+    spread: Floats | None
 
 
 def reach(area: Rect, grid: Grid, member: Grid) -> Rect:
@@ -60,28 +61,41 @@ def reach(area: Rect, grid: Grid, member: Grid) -> Rect:
     return Rect(top, left, rows.span.stop - top, cols.span.stop - left)
 
 
-def mean(area: Rect, grid: Grid, looks: Sequence[Look]) -> Mean:
+def mean(area: Rect, grid: Grid, looks: Sequence[Look], spread: bool = True) -> Mean:
     """Put looks together.
 
     Args:
         area: the pixels wanted, inside of `grid`.
         grid: of the answer.
         looks: one for each member, each over at least the `reach` of the area.
+        spread: whether it is wanted.
     """
     shape = (len(looks[0].planes), area.height, area.width)
     total, mass = np.zeros(shape, np.float32), np.zeros(shape[1:], np.float32)
-    lowest, highest = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
+    on_grid = []
     for look in looks:
         valid, planes = brought(look, area, grid)
         weight = np.float32(look.weight) * valid
         total += weight * planes
         mass += weight
-        np.minimum(lowest, planes, out=lowest, where=valid)
-        np.maximum(highest, planes, out=highest, where=valid)
+        if spread:
+            on_grid.append((valid, planes))
     found = mass > 0
     total /= np.where(found, mass, np.float32(1))
-    spread = np.where(found, (highest - lowest).max(axis=0, initial=0.0, where=found), np.float32(0))
-    return Mean(found, total, spread.astype(np.float32))
+    return Mean(found, total, _spread(on_grid) if spread else None)
+
+
+def _spread(looks: Sequence[tuple[Mask, Floats]]) -> Floats:
+    largest = np.zeros(looks[0][0].shape, np.float32)
+    # Class by class: all at once would not stay in the processor's cache.
+    for number in range(len(looks[0][1])):
+        lowest, highest = np.full_like(largest, np.inf), np.full_like(largest, -np.inf)
+        for valid, planes in looks:
+            np.minimum(lowest, planes[number], out=lowest, where=valid)
+            np.maximum(highest, planes[number], out=highest, where=valid)
+        # Minus infinity where no member says anything.
+        np.maximum(largest, highest - lowest, out=largest)
+    return largest
 
 
 def brought(look: Look, area: Rect, grid: Grid) -> tuple[Mask, Floats]:
@@ -93,14 +107,16 @@ def brought(look: Look, area: Rect, grid: Grid) -> tuple[Mask, Floats]:
     top, left = wanted.row_off - look.rect.row_off, wanted.col_off - look.rect.col_off
     here = slice(top, top + wanted.height), slice(left, left + wanted.width)
     known, planes = look.valid[here], look.planes[:, *here]
+    if not known.all():
+        planes = np.where(known, planes, np.float32(0))
     if _ratios(grid, look.grid) == (1.0, 1.0):
-        return known, np.where(known, planes, np.float32(0))
+        return known, planes
     rows, cols = _taps(area, grid, look.grid)
     share = cols.apply(rows.apply(known.astype(np.float32), 0), 1)
     divisor = np.where(share > 0, share, np.float32(1))
     found = np.empty((len(planes), area.height, area.width), np.float32)
     for number, plane in enumerate(planes):
-        found[number] = cols.apply(rows.apply(np.where(known, plane, np.float32(0)), 0), 1) / divisor
+        np.divide(cols.apply(rows.apply(plane, 0), 1), divisor, out=found[number])
     if max(_ratios(grid, look.grid)) > 1:
         return share >= 0.5 - 1e-6, found
     return known[(rows.nearest - rows.span.start)[:, None], cols.nearest - cols.span.start], found

@@ -7,16 +7,19 @@ layer's name must not hold a path. REST and KVP are both named, since Esri's cli
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
+from rasterio.warp import transform_bounds
 
 from model_registry import LoadedModel
 from model_registry.augment import passes
 from tiler import zoom
 from tiler.legend import answer_of, kind_of, windows_of
 from tiler.reader import PredictingReader
+from tiler.scene import WGS84
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=select_autoescape(["xml", "html"])
@@ -47,6 +50,8 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
         "center": [(west + east) / 2, (south + north) / 2, reader.maxzoom],
         "minzoom": reader.minzoom,
         "maxzoom": reader.maxzoom,
+        "live_minzoom": reader.live_minzoom,
+        "materialised": materialised(reader),
         "revision": layer.revision,
         "point": f"{base}/point/{{lon}},{{lat}}{query}",
         "classes": [
@@ -61,6 +66,20 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
         **windows_of(layer),
         **running(layer.loaded),
     }
+
+
+def materialised(reader: PredictingReader) -> list[dict[str, Any]]:
+    """What was exported of a prediction, newest first: output, bounds (degrees), and whether it is all of the scene."""
+    grid = reader.layer.grid
+    told = []
+    for item in reader.exports.files:
+        region = item.region
+        left, top = grid.transform * (region.col_off, region.row_off)
+        right, bottom = grid.transform * (region.col_off + region.width, region.row_off + region.height)
+        bounds = transform_bounds(grid.crs, WGS84, left, bottom, right, top, densify_pts=21)
+        whole = replace(reader.exports, files=(item,)).cover(item.output, grid.height, grid.width)
+        told.append({"output": item.output, "bounds": list(bounds), "whole": whole})
+    return told
 
 
 def running(loaded: LoadedModel) -> dict[str, Any]:
@@ -85,7 +104,7 @@ def page(template: str, content: Mapping[str, Any]) -> str:
     return _templates.get_template(f"{template}.html").render(content)
 
 
-def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> str:
+def wmts(reader: PredictingReader, base: str, title: str, identifier: str, query: str = "") -> str:
     """Capabilities document of a prediction, as XML.
 
     Args:
@@ -93,6 +112,7 @@ def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> st
         base: absolute address of the pair, with the revision.
         title: name for people.
         identifier: name for programs, the same at every revision.
+        query: what to add to the address of REST tiles, beginning with `?`, or empty; GetTile by KVP takes none.
     """
     tms, scene = reader.tms, reader.layer.scene
     west, south, east, north = scene.geographic_bounds
@@ -108,6 +128,6 @@ def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> st
         epsg=zoom.epsg_of(tms),
         bounds=(west, south, east, north),
         matrices=matrices,
-        tiles_url=f"{base}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.png",
+        tiles_url=f"{base}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.png{query}",
         kvp_url=f"{base}?",
     )

@@ -92,9 +92,9 @@ def joined(layer: Layer, area: Rect, looks: Sequence[Look], probabilities: int) 
         looks: one for each member, over at least `combine.reach` of the area.
         probabilities: whether they, and the spread, are wanted; `PRECISE` ones stay float32.
     """
-    together = mean(area, layer.grid, looks)
+    together = mean(area, layer.grid, looks, spread=bool(probabilities))
     classes = decided(layer, together.planes, None)
-    if not probabilities:
+    if together.spread is None:
         return Scores(classes, together.valid)
     planes: Halves | Floats = together.planes if probabilities == PRECISE else half(together.planes)
     return Scores(classes, together.valid, planes, spread=half(together.spread[None]))

@@ -26,8 +26,9 @@ from tiler.cards import Cards
 from tiler.catalog import Catalog
 from tiler.documents import running
 from tiler.engine import Engine
+from tiler.label_params import labels_by_request
 from tiler.legend import answer_of, classes_of, kind_of, legend_of
-from tiler.naming import labels_by_request
+from tiler.materialised import Materialised
 from tiler.params import (
     RenderParams,
     StatsParams,
@@ -176,6 +177,7 @@ class inferenceExtension(FactoryExtension):
         catalog, engine: to share between several factories; made when not given.
         limits: what one request may cost.
         device, max_gsd_factor: see `Catalog`.
+        materialised: folder in which exports register themselves, so that tiles come from them; none by default.
     """
 
     models: Mapping[str, str | FilePath | LoadedModel] = attr_field(factory=dict)
@@ -189,6 +191,7 @@ class inferenceExtension(FactoryExtension):
     limits: Limits = attr_field(factory=Limits)
     device: str = "cpu"
     max_gsd_factor: float = 4.0
+    materialised: Materialised | str | FilePath | None = None
 
     def register(self, factory: BaseFactory) -> None:
         """Add the endpoints to the host's router.
@@ -215,7 +218,15 @@ class inferenceExtension(FactoryExtension):
         catalog = self.catalog
         catalog.busy = lambda engine=self.engine: engine.busy  # type: ignore[misc]
         cards = Cards(catalog.models)
-        service = Service(catalog=catalog, engine=self.engine, limits=self.limits, reader=factory.reader)
+        if not isinstance(self.materialised, Materialised):
+            self.materialised = Materialised(self.materialised)
+        service = Service(
+            catalog=catalog,
+            engine=self.engine,
+            limits=self.limits,
+            reader=factory.reader,
+            materialised=self.materialised,
+        )
         # Flat routes with the parent's prefix and dependencies: an included router would break `route_dependencies`,
         # and without the parent's dependencies its auth would silently not cover ours.
         router = APIRouter(

@@ -19,6 +19,7 @@ def registry_of(
     engine: Engine,
     model_bytes: Callable[[], Mapping[str, int]] = dict,
     shadow: Callable[[], list[dict[str, Any]]] = list,
+    materialised: Callable[[], Mapping[str, int]] = dict,
 ) -> CollectorRegistry:
     """A registry of one engine's metrics: counters and gauges read when asked for, and a histogram of its stages.
 
@@ -26,10 +27,12 @@ def registry_of(
         engine: whose.
         model_bytes: gives the loaded models with the bytes they count for.
         shadow: gives what was compared, as `Shadow.report`.
+        materialised: gives answers that came from exported files, as `Materialised.counts`.
     """
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine))
     registry.register(ModelCollector(model_bytes, shadow))
+    registry.register(ExportCollector(materialised))
     stages = Histogram(
         "tiler_stage_seconds",
         "Seconds per stage: queue, read and forward of windows, warp and encode of tiles",
@@ -107,6 +110,24 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily(
             "tiler_read_ahead_windows", "Windows formed beyond those on the devices", pace.ahead(self._engine.rate)
         )
+
+
+class ExportCollector(Collector):
+    """What was read from exported files instead of being inferred."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Their metrics."""
+        answers = CounterMetricFamily(
+            "tiler_materialised_answers",
+            "Answers from exported files: whole, in part, or from overviews; and files that were refused",
+            labels=["result"],
+        )
+        for name, count in self._counts().items():
+            answers.add_metric([name], count)
+        yield answers
 
 
 class ModelCollector(Collector):

@@ -121,6 +121,13 @@ class Models:
         """The operator's own names in the order given, then the registry's."""
         return (*self.own, *(name for name in self.roster.shelves if name not in self.own))
 
+    def add(self, name: str, source: str | Path) -> None:
+        """Serve one more of the operator's own, as if it had been given from the start; nothing is loaded yet."""
+        files, refs = _split({name: source}, self.registry is not None)
+        # New mappings and not longer ones: others may be walking through those.
+        self.sources, self.refs = {**self.sources, **files}, {**self.refs, **refs}
+        self.own = (*self.own, name)
+
     def identify(self, name: str) -> str:
         """The identity of what `name`, `name@alias` or `name:3` means now.
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rasterio.crs import CRS
 
 from tiler import zoom
@@ -15,6 +16,9 @@ from tiler.engine import ANYBODY, Engine, Stages
 from tiler.errors import TooLargeError
 from tiler.grid import Footprint, cells_covering, footprint, pixel_of_point
 from tiler.layer import Layer
+from tiler.materialised import NOTHING, Exports
+from tiler.overview import distant
+from tiler.sampled import Sampled, sample
 from tiler.values import Cell, Scores, Style, View
 from tiler.waiting import Origin
 
@@ -42,17 +46,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A view on a layer's grid, and the cells that it needs."""
+    """A view on a layer's grid, what exported files say of it, and the cells that it needs beside them."""
 
     layer: Layer
     view: View
     style: Style
     where: Footprint
     cells: list[Cell]
+    sampled: Sampled | None = None
 
 
-def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int) -> Plan:
-    """Work out what a view needs, before any pixel is read.
+def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int, exports: Exports = NOTHING) -> Plan:
+    """Work out what a view needs, before any pixel of the scene is read.
 
     Raises:
         TooLargeError: more pixels than allowed, of the answer or of the grid under it.
@@ -75,7 +80,32 @@ def plan(layer: Layer, view: View, style: Style, max_pixels: int, max_side: int)
             "Ask for a smaller area, or export the whole scene",
         )
     _check_channels(layer, style, pixels, max_pixels)
-    return Plan(layer, view, style, where, cells)
+    return _less_known(Plan(layer, view, style, where, cells), exports)
+
+
+def _less_known(plan: Plan, exports: Exports) -> Plan:
+    """A plan without the cells of what exported files say.
+
+    They are asked here, before the cells, and by pixel: so every way to look at a layer asks them, whatever shape they
+    have, and whether cells overlap or not.
+    """
+    style, where, grid = plan.style, plan.where, plan.layer.grid
+    if not exports.files or not plan.cells or not _told_by_files(plan.layer, style):
+        return plan
+    sampled = sample(exports, style.output, where, grid)
+    if sampled is None or not sampled.known.any():
+        return plan
+    rows, cols = (np.where(sampled.known, np.nan, places) for places in (where.rows, where.cols))
+    cells = cells_covering(Footprint(rows, cols, where.samples), grid)
+    exports.count("part" if cells else "whole")
+    return replace(plan, cells=cells, sampled=sampled)
+
+
+def _told_by_files(layer: Layer, style: Style) -> bool:
+    """Whether a file holds, bit by bit, what a style is made of: class numbers, or the values of a regression."""
+    if style.output == "class":
+        return not style.needs_probabilities
+    return layer.model.kind == "regression" and style.output == "value" and style.resampling == "nearest"
 
 
 def _check_channels(layer: Layer, style: Style, pixels: int, max_pixels: int) -> None:
@@ -100,7 +130,7 @@ def too_long(view: View, max_side: int) -> TooLargeError:
 
 def picture(plan: Plan, scores: dict[Cell, Scores]) -> Picture:
     """Put a plan's scores together."""
-    return assemble(plan.layer, plan.view, plan.where, scores, plan.style)
+    return assemble(plan.layer, plan.view, plan.where, scores, plan.style, plan.sampled)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,8 +139,9 @@ class TileAnswer:
 
     Attributes:
         picture: what it shows.
-        kind: `predicted`, `outside` (of the scene), or `zoom-in` (below the layer's minzoom).
-        source: `hit`, `shared` or `miss`, see `engine.Answer`.
+        kind: `predicted`, `materialised` (all of it from exported files), `outside` (of the scene), or `zoom-in` (below
+            the layer's minzoom, where no file tells).
+        source: `hit`, `shared` or `miss`, see `engine.Answer`; `export` where no cell was needed.
         stages: of its slowest window, None if none was inferred for it.
         warp: seconds that putting it together took.
     """
@@ -131,6 +162,7 @@ async def predict_tile(
     engine: Engine,
     limits: Limits,
     origin: Origin = ANYBODY,
+    exports: Exports = NOTHING,
 ) -> TileAnswer:
     """The picture of one tile (z, x, y)."""
     z, x, y = tile
@@ -138,20 +170,32 @@ async def predict_tile(
     if max(view.height, view.width) > limits.max_side:
         raise too_long(view, limits.max_side)
     if z < layer.minzoom(tms, limits.max_tile_pixels):
-        return TileAnswer(blank(layer, view, style), "zoom-in")
+        wide = await engine.finish(distant, layer, view, style, exports) if exports.files else None
+        if wide is None:
+            return TileAnswer(blank(layer, view, style), "zoom-in")
+        exports.count("overview")
+        return TileAnswer(wide, "materialised", "export")
     with engine.coming():
-        todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side)
+        todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side, exports)
     if not todo.cells:
-        return TileAnswer(blank(layer, view, style), "outside")
+        if todo.sampled is None:
+            return TileAnswer(blank(layer, view, style), "outside")
+        begun = time.monotonic()
+        shown = await engine.finish(picture, todo, {})
+        return TileAnswer(shown, "materialised", "export", None, time.monotonic() - begun)
     answer = await engine.scores_async(layer, todo.cells, probabilities=wants(layer, style), origin=origin)
     begun = time.monotonic()
     shown = await engine.finish(picture, todo, answer.scores)
     return TileAnswer(shown, "predicted", answer.source, answer.stages, time.monotonic() - begun)
 
 
-def predict_view(layer: Layer, view: View, style: Style, engine: Engine, limits: Limits) -> Picture:
+def predict_view(
+    layer: Layer, view: View, style: Style, engine: Engine, limits: Limits, exports: Exports = NOTHING
+) -> Picture:
     """The picture of any view, waiting in the calling thread."""
-    todo = plan(layer, view, style, limits.max_request_pixels, limits.max_side)
+    todo = plan(layer, view, style, limits.max_request_pixels, limits.max_side, exports)
+    if not todo.cells:
+        return picture(todo, {})
     answer = engine.scores(layer, todo.cells, probabilities=wants(layer, style))
     return picture(todo, answer.scores)
 
@@ -171,7 +215,9 @@ class PointAnswer:
     band_names: tuple[str, ...]
 
 
-def predict_point(layer: Layer, x: float, y: float, crs: CRS, style: Style, engine: Engine) -> PointAnswer | None:
+def predict_point(
+    layer: Layer, x: float, y: float, crs: CRS, style: Style, engine: Engine, exports: Exports = NOTHING
+) -> PointAnswer | None:
     """What a layer shows at a coordinate of `crs`, at native resolution; None outside of the scene."""
     grid, style = layer.grid, replace(style, resampling="nearest")
     found = pixel_of_point(x, y, crs, grid)
@@ -181,8 +227,9 @@ def predict_point(layer: Layer, x: float, y: float, crs: CRS, style: Style, engi
     left, top = grid.transform * (col, row)
     pixel = View((left, top - grid.res_y, left + grid.res_x, top), grid.crs, 1, 1)
     where = footprint(pixel, grid)
-    scores = engine.scores(layer, cells_covering(where, grid), probabilities=wants(layer, style)).scores
-    shown = assemble(layer, pixel, where, scores, style)
+    todo = _less_known(Plan(layer, pixel, style, where, cells_covering(where, grid)), exports)
+    scores = engine.scores(layer, todo.cells, probabilities=wants(layer, style)).scores if todo.cells else {}
+    shown = picture(todo, scores)
     return PointAnswer(
         valid=bool(shown.valid[0, 0]),
         values=tuple(float(value) for value in shown.values[:, 0, 0]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import attr
@@ -32,7 +32,9 @@ from tiler.errors import OutsideError, RequestError, SceneError
 from tiler.grid import NO_PLACE
 from tiler.layer import Layer
 from tiler.legend import answer_of, kind_of, windows_of
+from tiler.materialised import Exports, Materialised
 from tiler.outputs import style_of
+from tiler.overview import covers
 from tiler.paint import default_palette
 from tiler.predict import Limits, predict_point, predict_view
 from tiler.ramps import rescale_of
@@ -47,13 +49,14 @@ MAX_COORDINATE = 1e12
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What predicting readers share: models and layers, the engine, limits, the host's own reader, and a shadow."""
+    """What predicting readers share: models, engine, limits, the host's own reader, a shadow, and what was exported."""
 
     catalog: Catalog
     engine: Engine
     limits: Limits
     reader: type[BaseReader] = Reader
     shadow: Shadow | None = None
+    materialised: Materialised = field(default_factory=lambda: Materialised(None))
 
 
 @attr.s(kw_only=False)
@@ -71,6 +74,7 @@ class PredictingReader(BaseReader):
         indexes: bands of the scene in the model's order.
         nodata: overrides the scene's nodata.
         reader_options: keyword arguments of the host's own reader.
+        exports: files of the layer's revision that were there when the reader was opened.
     """
 
     service: ClassVar[Service]
@@ -86,6 +90,7 @@ class PredictingReader(BaseReader):
     numbers: bool = attr.ib(default=False)
     reader_options: dict[str, Any] = attr.ib(factory=dict)
     layer: Layer = attr.ib(init=False)
+    exports: Exports = attr.ib(init=False)
     style: Style = attr.ib(init=False)
     pinned: bool = attr.ib(init=False)
     address: str = attr.ib(init=False)
@@ -103,6 +108,7 @@ class PredictingReader(BaseReader):
         )
         name, revision = parse_address(self.model)
         self.layer = service.catalog.layer(key, name, lambda: self._open(env), indexes=self.indexes, revision=revision)
+        self.exports = service.materialised.of(self.layer.revision)
         self.address = str(Address(self.layer.version or name, self.layer.revision))
         self.pinned = bool(revision)
         self.style = style_of(self.layer, self.output, self.class_names, self.threshold, self.numbers)
@@ -113,7 +119,18 @@ class PredictingReader(BaseReader):
 
     @property
     def minzoom(self) -> int:
-        """Lowest zoom at which the prediction is shown."""
+        """Lowest zoom at which the whole prediction is shown: inferred, or read from exports that hold all of it."""
+        live, grid = self.live_minzoom, self.layer.grid
+        if not covers(self.layer, self.style, self.exports):
+            return live
+        # Where the scene is smaller than a pixel of the map, there is nothing to see.
+        matrix = self.tms.tileMatrices[0]
+        visible = min(grid.height, grid.width) ** 2 * matrix.tileHeight * matrix.tileWidth
+        return min(live, self.layer.minzoom(self.tms, visible))
+
+    @property
+    def live_minzoom(self) -> int:
+        """Lowest zoom at which the prediction is inferred."""
         return self.layer.minzoom(self.tms, self.service.limits.max_tile_pixels)
 
     @property
@@ -205,7 +222,7 @@ class PredictingReader(BaseReader):
 
     def point(self, lon: float, lat: float, coord_crs: CRS = WGS84_CRS, **kwargs: Any) -> PointData:
         """What the model says of one coordinate, at native resolution."""
-        answer = predict_point(self.layer, lon, lat, coord_crs, self.style, self.service.engine)
+        answer = predict_point(self.layer, lon, lat, coord_crs, self.style, self.service.engine, self.exports)
         if answer is None:
             raise OutsideError(
                 f"the point {lon:g},{lat:g} is outside of {self.layer.scene.display_name!r}", "Ask inside of its bounds"
@@ -252,7 +269,7 @@ class PredictingReader(BaseReader):
     def _read(self, view: View, options: dict[str, Any]) -> ImageData:
         resampling: Resampling = options.get("resampling") or "nearest"
         style = replace(self.style, resampling=resampling)
-        picture = predict_view(self.layer, view, style, self.service.engine, self.service.limits)
+        picture = predict_view(self.layer, view, style, self.service.engine, self.service.limits, self.exports)
         return image_of(self.layer, picture)
 
     def _aligned(self, bbox: Sequence[float], crs: CRS, max_size: int | None) -> View:

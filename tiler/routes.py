@@ -49,6 +49,8 @@ QUESTIONS = re.compile(r"/(statistics|accuracy|areas|feature(/\d+x\d+)?(\.\w+)?)
 IMMUTABLE = "public, max-age=31536000, immutable"
 SHORT = "public, max-age=60"
 NO_STORE = "no-store"
+# A document that names the present revision: whoever opens a map again must see the new one.
+REVALIDATE = "no-cache"
 
 
 def http_error(error: InferenceError) -> HTTPException:

@@ -19,7 +19,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 # First path segments, and last names below a scene, that the application uses itself.
 RESERVED = frozenset(
     "imagery static api docs openapi.json redoc healthz cog tiles tilejson.json legend.json point statistics info "
-    "info.geojson preview bbox feature wmts map models metrics labels errors accuracy areas".split()
+    "info.geojson preview bbox feature wmts map models metrics exports labels errors accuracy areas".split()
 )
 
 
@@ -61,6 +61,12 @@ class LabelSettings(BaseModel):
 
 def _labels(given: Any) -> Any:
     return {"path": given} if isinstance(given, str) else given
+
+
+def materialised_folder() -> Path:
+    """Where exports of this user register themselves, by the XDG base directory specification."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "titiler-inference" / "materialised"
 
 
 class SceneSettings(BaseModel):
@@ -106,6 +112,12 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = Field(
         None, description="What POST /models/reload wants as its bearer token; without one there is no such route"
     )
+    exports: Path | None = Field(
+        None, description="Folder for exports over HTTP (/exports); without one there is no such route"
+    )
+    export_token: SecretStr | None = Field(None, description="What asking for exports wants as its bearer token")
+    max_export_pixels: int = Field(2**32, ge=4096, description="Pixels of one export over HTTP")
+    keep_exports: int = Field(50, ge=1, description="Finished exports whose files stay")
     shadow: dict[str, str] = Field(
         default_factory=dict, description="Models that others are compared with: landcover -> landcover@canary"
     )
@@ -145,8 +157,16 @@ class Settings(BaseSettings):
     max_request_pixels: int = Field(4096 * 4096, ge=4096, description="Model pixels under a bbox, feature or preview")
     max_side: int = Field(4096, ge=16, description="Pixels along each side of an answer")
     max_gsd_factor: float = Field(4.0, ge=1, description="How much coarser or finer than the model a scene may be")
+    materialised: str = Field(
+        default_factory=lambda: str(materialised_folder()),
+        description="Folder in which exports register themselves, so that tiles come from them; empty: none do",
+    )
     timeout: float = Field(40.0, gt=0, description="Seconds until a request is given up; QGIS gives up after 60")
     layer_ttl: float = Field(60.0, gt=0, description="Seconds until a scene's header is looked at again")
+    frame_ancestors: list[str] = Field(
+        default_factory=lambda: ["'self'"],
+        description="Pages that may show the map in a frame (?embed=1): CSP sources such as https://example.org, or *",
+    )
     cors_origins: list[str] = Field(default_factory=lambda: ["*"], description="Origins that may read answers")
 
     @model_validator(mode="after")

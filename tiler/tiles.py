@@ -27,7 +27,7 @@ from tiler.predict import Limits, TileAnswer, predict_tile
 from tiler.ramps import Color, Rescale, rescale_of
 from tiler.reader import PredictingReader, Service, image_of
 from tiler.roster import parse_address
-from tiler.routes import IMMUTABLE, SHORT
+from tiler.routes import IMMUTABLE, NO_STORE, SHORT
 from tiler.values import Output, Style
 from tiler.waiting import Origin
 
@@ -70,9 +70,11 @@ async def answer_tile(
     layer = reader.layer
     style = replace(reader.style, resampling=wanted.view.get("resampling", "nearest"))
     colormap = wanted.colormap or reader.colormap
-    etag = etag_of(layer, str(reader.tms.id), style, colormap, wanted, service.limits)
-    # What is shown below minzoom may change under the same revision: an operator's limit, a prediction made meanwhile.
-    below = wanted.z < layer.minzoom(reader.tms, service.limits.max_tile_pixels)
+    # What is shown below minzoom may change under the same revision: an operator's limit, a file exported meanwhile.
+    # From there on a file has the same pixels that are inferred.
+    below = wanted.z < reader.live_minzoom
+    stamp = reader.exports.stamp
+    etag = etag_of(layer, str(reader.tms.id), style, colormap, wanted, service.limits, stamp if below else "")
     kept_for = IMMUTABLE if reader.pinned and not below else SHORT
     headers = {"ETag": etag, "Cache-Control": kept_for, **layer_headers(layer)}
     if client_has(request, etag):
@@ -82,7 +84,8 @@ async def answer_tile(
     check_colors(style.output, bands, wanted.colormap, wanted.render.get("rescale"))
     engine = service.engine
     tilesize = (wanted.tilesize or reader.tms.tileMatrices[0].tileWidth) * wanted.scale
-    if (kept := engine.pictures.get(etag)) is not None:
+    # With the stamp: what came from a file that is gone, or has changed, is not shown any more.
+    if (kept := engine.pictures.get((etag, stamp))) is not None:
         offer_to_shadow(service, reader, wanted, tilesize, kept.kind)
         headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
         return Response(kept.content, media_type=kept.media_type, headers=headers)
@@ -96,6 +99,7 @@ async def answer_tile(
             engine,
             service.limits,
             origin_of(request, wanted.z),
+            reader.exports,
         )
         span.set_attributes({"kind": answer.kind, "cells": answer.source, **seconds_of(answer)})
     begun = time.monotonic()
@@ -108,7 +112,10 @@ async def answer_tile(
             **wanted.render,
         )
     encode = time.monotonic() - begun
-    engine.pictures.put(etag, Encoded(content, media_type, answer.kind))
+    if not below or service.materialised.of(layer.revision).stamp == stamp:
+        engine.pictures.put((etag, stamp), Encoded(content, media_type, answer.kind))
+    else:
+        headers["Cache-Control"] = NO_STORE  # a file turned out to be another one: the next answer has another ETag
     offer_to_shadow(service, reader, wanted, tilesize, answer.kind)
     engine.observe("warp", answer.warp)
     engine.observe("encode", encode)
@@ -181,12 +188,23 @@ def client_has(request: Request, etag: str) -> bool:
     return etag in named or "*" in named
 
 
-def etag_of(layer: Layer, tms_id: str, style: Style, colormap: ColorMap, wanted: TileRequest, limits: Limits) -> str:
-    """A strong ETag: the revision and everything of the request and of the limits that decides a byte."""
+def etag_of(
+    layer: Layer,
+    tms_id: str,
+    style: Style,
+    colormap: ColorMap,
+    wanted: TileRequest,
+    limits: Limits,
+    exports: str = "",
+) -> str:
+    """A strong ETag: the revision and everything of the request and of the limits that decides a byte.
+
+    `exports`: the stamp of the files that are shown where nothing is inferred.
+    """
     colors = sorted(colormap.items()) if isinstance(colormap, Mapping) else list(colormap)
     tile = (wanted.z, wanted.x, wanted.y, wanted.tilesize, wanted.scale, wanted.format.value, dict(wanted.render))
     shown = rescale_of(layer.model, style)
-    decides = repr((layer.revision, tms_id, style, colors, shown, tile, limits.max_tile_pixels))
+    decides = repr((layer.revision, tms_id, style, colors, shown, tile, limits.max_tile_pixels, exports))
     return f'"{layer.revision}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}"'
 
 

@@ -89,6 +89,8 @@ def _open_session(data: bytes, device: str, threads: int) -> onnxruntime.Inferen
         import onnxruntime
     except ImportError:
         raise UnsupportedModel("the package onnxruntime is not installed", "Run: pip install onnxruntime") from None
+    # It would report its use to its maker; a server of maps has no business doing so.
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

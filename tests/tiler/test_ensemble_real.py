@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
-from benchmarks.real_models import NETWORKS, add
+from benchmarks.real_models import NETWORKS, add, command
 from model_registry import at_gsds, load, open_model
 from tests.tiler.helpers import softmax
 from tests.tiler.whole_ensemble import whole_ensemble
@@ -72,3 +72,24 @@ def test_a_published_network_at_three_resolutions(
     wrong = (shown.values[0] != right.classes) & right.sure
     assert wrong.sum() == 0, f"{wrong.sum()} of {wrong.size} pixels differ"
     np.testing.assert_allclose(spread.values[0], right.spread, atol=1e-3)
+
+
+def test_the_export_of_an_ensemble_is_the_same(
+    shared: Path, part: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    folder = add("world", tmp_path_factory.mktemp("registry"), shared)
+    out, gsds = tmp_path / "out.tif", ",".join(map(str, GSDS))
+    command(
+        "export", str(part), "--model", str(folder), "--gsds", gsds, "-o", str(out), "--output", "spread", "--runtime",
+        "onnxruntime", "--no-register",
+    )  # fmt: skip
+    with rasterio.open(part) as dataset:
+        pixels = dataset.read()
+    right = whole_ensemble(
+        [shared / NETWORKS["world"].file] * 3, pixels, 10.0, GSDS, [1 / 3] * 3, divisor=1, pad=64, multiple=2,
+        finish=softmax,
+    )  # fmt: skip
+    with rasterio.open(out) as dataset:
+        assert ((dataset.read(1) != right.classes) & right.sure).sum() == 0
+    with rasterio.open(tmp_path / "out_spread.tif") as dataset:
+        np.testing.assert_allclose(dataset.read(1) / 254, right.spread, atol=1e-3 + 0.5 / 254)

@@ -168,3 +168,38 @@ def test_land_cover_of_patches_is_as_right_as_offline(
     assert tiles.all == 8 * 128 * 128
     assert least < tiles.accuracy < most
     assert tiles.accuracy == pytest.approx(once.accuracy, abs=0.01)
+
+
+def exported(registry: Path, name: str, path: Path, out: Path, *options: str) -> np.ndarray[Any, Any]:
+    """What `tiler export` writes of a scene, its last `no data` counted as -1."""
+    command(
+        "export", str(path), "--registry", str(registry), "--model", name, "-o", str(out), "--runtime", "onnxruntime",
+        "--no-register", *options,
+    )  # fmt: skip
+    with rasterio.open(out) as dataset:
+        found = dataset.read(1).astype(int)
+        return np.where(found == dataset.nodata, -1, found)
+
+
+@pytest.mark.parametrize(
+    ("scene", "name"), [("thailand", "world"), ("spain", "world-any"), ("normalised", "world-norm")]
+)
+def test_its_export_equals_an_independent_pass_and_the_tiles(
+    client: TestClient, registry: Path, shared: Path, normalised: Path, tmp_path: Path, scene: str, name: str
+) -> None:
+    path = {"thailand": shared / THAILAND, "spain": shared / accuracy.SPAIN, "normalised": normalised}[scene]
+    pixels = accuracy.sentinel_bands(path).astype(np.float32)
+    expected, lead = best_and_lead(whole_scores(shared / NETWORKS[name].file, pixels, pad=64, multiple=2))
+    found = exported(registry, name, path, tmp_path / "out.tif")
+    assert ((found != expected) & (lead > 1e-5)).sum() == 0
+    assert (found == accuracy.through_tiles(client, f"{scene}/{name}", path)).all()
+
+
+@pytest.mark.parametrize("name", ["naip", "naip-1epoch"])
+def test_the_export_of_what_is_blended_equals_the_tiles(
+    client: TestClient, registry: Path, shared: Path, tmp_path: Path, name: str
+) -> None:
+    path = patches(shared)[0]
+    found = exported(registry, name, path, tmp_path / "out.tif", "--bidx", "1,2,3,4")
+    tiles = accuracy.through_tiles(client, f"patch0/{name}", path)
+    assert len(np.unique(found)) > 1 and (found == tiles).all()

@@ -453,7 +453,7 @@ def test_a_new_version_that_does_not_run_is_not_taken(place: Place, monkeypatch:
     client = place.client()
     place.store.alias("cover", "default", 2)
 
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("/a/path/of/this/machine")
 
     monkeypatch.setattr(state_of(client).service.engine, "warm", fail)

@@ -194,3 +194,11 @@ def test_a_silent_server_is_given_up_at_once(model: Path, scene: Path) -> None:
         assert cache.get([key]) == {}
         assert cache.errors == 1
         cache.close()
+
+
+def test_precise_probabilities_come_back_to_the_bit() -> None:
+    random = np.random.default_rng(0)
+    planes = random.random((5, 9, 7)).astype(np.float32)
+    back = decode(encode(Scores(random.integers(0, 5, (9, 7)).astype(np.uint8), np.ones((9, 7), bool), planes)))
+    assert back.probabilities is not None and back.probabilities.dtype == np.float32
+    np.testing.assert_array_equal(back.probabilities, planes)

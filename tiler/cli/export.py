@@ -208,11 +208,28 @@ def _export(order: Order, out: Path, how: _How) -> None:
         except Stopped:
             reporter.stopped()
             raise typer.Exit(STOPPED) from None
+        if how.register:
+            _register(list(result.files.values()))
         first, polygons = told_of[0].products[0], None
         if how.outlines is not None:
             count = how.outlines.write(path_of(out, first, first), first, reporter.step)
             polygons = how.outlines.out, count
     reporter.end(result, polygons)
+
+
+def _register(files: list[Path]) -> None:
+    """Let live maps use the result; where that cannot be, the result is there all the same."""
+    from tiler.errors import InferenceError
+    from tiler.materialised import register
+    from tiler.settings import materialised_folder
+
+    folder = os.environ.get("TILER_MATERIALISED") or materialised_folder()
+    for file in files:
+        try:
+            register(folder, file)
+        except (InferenceError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            errors.print(f"Live maps will not use {file.name}: {reason}", highlight=False, soft_wrap=True)
 
 
 def _absolute(source: str) -> str:

@@ -43,10 +43,15 @@ def serve(
     bidx: BidxOption = None,
     max_gsd_factor: FactorOption = None,
     gsds: GsdsOption = None,
+    exports: Annotated[
+        Path | None, typer.Option(help="Folder for exports over HTTP; without it there are none")
+    ] = None,
 ) -> None:
     """Serve predictions: SCENE with --model, or what TILER_CONFIG and the environment name."""
     with told():
-        _run(_settings(scene, model, bidx, max_gsd_factor, gsds=numbers_of(gsds, "--gsds")), host, port)
+        _run(
+            _settings(scene, model, bidx, max_gsd_factor, gsds=numbers_of(gsds, "--gsds"), exports=exports), host, port
+        )
 
 
 def info(
@@ -91,7 +96,8 @@ def demo(
             for path, write in ((scene, write_picture), (labels, write_truth)):
                 if not path.exists():
                     write(path, landscape)
-        settings = _settings(str(scene), str(MODEL_FOLDER), None, None, names=("demo", "landcover"))
+        names = ("demo", "landcover")
+        settings = _settings(str(scene), str(MODEL_FOLDER), None, None, names=names, exports=folder / "exports")
         settings.scenes["demo"].title = "Invented landscape, 0.5 m"
         settings.scenes["demo"].labels = LabelSettings(path=str(labels), title="As it was drawn")
         _run(settings, host, _free_port(host, port))
@@ -104,20 +110,24 @@ def _settings(
     max_gsd_factor: float | None,
     names: tuple[str, str] | None = None,
     gsds: list[float] | None = None,
+    exports: Path | None = None,
 ) -> Settings:
+    from tiler.naming import name_for
     from tiler.settings import SceneSettings, Settings
 
     given: dict[str, Any] = {}
     if bool(scene) != bool(model):
         raise typer.BadParameter("give both SCENE and --model, or neither and a settings file (TILER_CONFIG)")
     if scene and model:
-        scene_name, model_name = names or (_name(scene, "scene"), _name(model, "model"))
+        scene_name, model_name = names or (name_for(scene, "scene"), name_for(model, "model"))
         given["scenes"] = {scene_name: SceneSettings(path=scene, bands=bands_of(bidx))}
         given["models"] = {model_name: model}
         if gsds:
             given["gsds"] = {model_name: gsds}
     elif gsds:
         raise typer.BadParameter("--gsds is for SCENE and --model; in a settings file write `gsds:`")
+    if exports is not None:
+        given["exports"] = exports
     if max_gsd_factor is not None:
         given["max_gsd_factor"] = max_gsd_factor
     settings = Settings(**given)
@@ -125,20 +135,6 @@ def _settings(
     if not named and not settings.allowed_urls:
         raise typer.BadParameter("nothing to serve: give SCENE and --model, or name a settings file in TILER_CONFIG")
     return settings
-
-
-def _name(path: str, fallback: str) -> str:
-    """A name for URLs from a file's own."""
-    from tiler.scene import display_name
-    from tiler.settings import NAME, RESERVED
-
-    # A version's folder is models/NAME/3.
-    last = Path(path).parent.name if Path(path).name.isdigit() and Path(path).is_dir() else display_name(path)
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in Path(last).stem)
-    stem = stem.strip("-_") or fallback
-    if not NAME.fullmatch(stem) or stem in RESERVED:
-        stem = f"{fallback}-{stem}"
-    return stem
 
 
 def _free_port(host: str, port: int) -> int:
