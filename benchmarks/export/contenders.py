@@ -21,7 +21,7 @@ class Contender:
         name: in figures.
         command: (scene, folder to write to) -> command line.
         answer: the file in that folder that has the classes: one band, or an array.
-        about: version, or what else tells it apart.
+        about: version, runtime, or what else tells it apart.
         environment: beside everybody's.
     """
 
@@ -37,32 +37,32 @@ def planned(scene: Path, precision: str, plans: Path) -> Path:
     return plans / f"{scene.stem}-{precision}.json"
 
 
-def bare(networks: Networks, precision: str, threads: int, plans: Path) -> Contender:
+def bare(networks: Networks, precision: str, runtime: str, threads: int, plans: Path) -> Contender:
     """The floor."""
 
     def command(scene: Path, out: Path) -> list[str]:
         plan = planned(scene, precision, plans)
         return _module("bare", networks.ours, scene, out / "floor.npy", plan, precision, threads)
 
-    return Contender(f"floor_{precision}", command, "floor.npy")
+    return Contender(f"floor_{precision}", command, "floor.npy", runtime, {"TILER_RUNTIME": runtime})
 
 
-def ours(networks: Networks, precision: str, threads: int) -> Contender:
+def ours(networks: Networks, precision: str, runtime: str, threads: int) -> Contender:
     """`tiler export`, as anybody calls it."""
 
     def command(scene: Path, out: Path) -> list[str]:
         return [*_export(networks, scene, precision, threads), "-o", str(out / "ours.tif")]
 
-    return Contender(f"ours_{precision}", command, "ours.tif")
+    return Contender(f"ours_{precision}", command, "ours.tif", runtime, {"TILER_RUNTIME": runtime})
 
 
-def on_dask(networks: Networks, workers: int) -> Contender:
+def on_dask(networks: Networks, runtime: str, workers: int) -> Contender:
     """The same on so many Dask workers of one thread each, in processes of their own."""
 
     def command(scene: Path, out: Path) -> list[str]:
         return _module("cluster", workers, out / "ours.tif", *_export(networks, scene, "fp32", 1))
 
-    return Contender("dask", command, "ours.tif", f"{workers} workers of 1 thread")
+    return Contender("dask", command, "ours.tif", f"{workers} workers of 1 thread", {"TILER_RUNTIME": runtime})
 
 
 def geodeep(networks: Networks, way: str, threads: int, folder: Path) -> Contender:
