@@ -26,7 +26,9 @@ ENVIRONMENT = {"GDAL_CACHEMAX": "128", "MALLOC_ARENA_MAX": "2", **GDAL_DEFAULTS}
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description="tiler export on SLURM", usage="%(prog)s [options] -- SCENE -m MODEL -o OUT")
+    parser = argparse.ArgumentParser(
+        description="tiler export on SLURM", usage="%(prog)s [options] -- SCENE -m MODEL -o OUT"
+    )
     parser.add_argument("--jobs", type=int, default=4, help="SLURM jobs, one worker each")
     parser.add_argument("--cores", type=int, default=4, help="CPU cores of a job")
     parser.add_argument("--memory", default="8GB", help="memory of a job")

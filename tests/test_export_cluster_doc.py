@@ -19,7 +19,9 @@ JOB = yaml.safe_load((DEPLOY / "kubernetes" / "export.yaml").read_text(encoding=
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 
 # SLURM in two programs: jobs run here, each in a process group of its own. Like SLURM's, it keeps the script.
-SBATCH = 'cp "$1" "$HOME/job.$$"\nsetsid bash "$HOME/job.$$" >"$HOME/log.$$" 2>&1 &\necho "$!" >> "$HOME/jobs"; echo "Submitted batch job $!"'
+SBATCH = """cp "$1" "$HOME/job.$$"
+setsid bash "$HOME/job.$$" >"$HOME/log.$$" 2>&1 &
+echo "$!" >> "$HOME/jobs"; echo "Submitted batch job $!\""""
 SCANCEL = 'for job in "$@"; do kill -- "-$job" 2>/dev/null; echo "$job" >> "$HOME/cancelled"; done'
 
 
@@ -58,9 +60,7 @@ def test_workers_with_tickets_make_the_same_file(place: tuple[Path, dict[str, st
     pytest.importorskip("distributed")
     folder, environment, whole = place
     port = free_port()
-    (scheduler, *_), (*workers, export) = (
-        commands(SECTIONS[name]) for name in ("Two workers on one machine", "GPUs")
-    )
+    (scheduler, *_), (*workers, export) = (commands(SECTIONS[name]) for name in ("Two workers on one machine", "GPUs"))
     assert all("CUDA_VISIBLE_DEVICES" in line for line in workers) and "--device cuda" in export
     with running([on(port, line) for line in (scheduler, *workers)], folder, environment):
         wait(port, 2, folder, environment)
@@ -94,20 +94,28 @@ def test_the_slurm_script_starts_jobs_exports_and_ends_them(place: tuple[Path, d
 def test_the_commands_of_the_manifest_export(place: tuple[Path, dict[str, str], bytes]) -> None:
     """As their containers would run them, one worker in the place of four."""
     pytest.importorskip("distributed")
-    folder, environment, whole = place
+    folder, environment, _ = place
     (folder / "scenes").mkdir()
     (folder / "results").mkdir()
     (folder / "scene.tif").rename(folder / "scenes" / "scene.tif")
+    # Where a scene lies is part of its revision.
+    run(
+        "tiler export scenes/scene.tif -m models/landcover -o threads.tif --overwrite --no-register",
+        folder,
+        environment,
+    )
+    whole = (folder / "threads.tif").read_bytes()
     port = free_port()
     environment["DASK_SCHEDULER_ADDRESS"] = f"tcp://127.0.0.1:{port}"
     spec = JOB["spec"]["cluster"]["spec"]
     scheduler, worker = (spec[name]["spec"]["containers"][0] for name in ("scheduler", "worker"))
     start = f"{shlex.join(scheduler['command'] + scheduler['args'])} --port {port} --no-dashboard"
-    help_ = shlex.join(worker["command"] + worker["args"]).replace("'$(DASK_WORKER_NAME)'", "one")
+    work = shlex.join(worker["command"] + worker["args"]).replace("'$(DASK_WORKER_NAME)'", "one")
     (job,) = JOB["spec"]["job"]["spec"]["containers"]
     assert spec["worker"]["replicas"] == 4 and "wait_for_workers(4," in job["args"][0]
     words = [*job["command"], job["args"][0].replace("wait_for_workers(4,", "wait_for_workers(1,")]
-    with running([start, help_.replace(" --dashboard --dashboard-address 8788", " --no-dashboard")], folder, environment):
+    work = work.replace(" --dashboard --dashboard-address 8788", " --no-dashboard")
+    with running([start, work], folder, environment):
         said = run(shlex.join(words), folder, environment)
     assert '"event": "finished"' in said
     assert (folder / "results" / "landcover.tif").read_bytes() == whole
@@ -164,11 +172,15 @@ def test_compose_speaks_of_what_there_is(tmp_path: Path, monkeypatch: pytest.Mon
         text = re.sub(r"\$\{\w+:-\}", "", value)
         monkeypatch.setenv(name, str(DEPLOY / "tiler.yaml") if name == "TILER_CONFIG" else text)
     settings = Settings()
-    assert settings.default_pair == ("field", "landcover") and not settings.shared_cache_url and not settings.export_token
+    assert (
+        settings.default_pair == ("field", "landcover") and not settings.shared_cache_url and not settings.export_token
+    )
     mounted = [volume.split("}")[-1].split(":")[-2:] for volume in server["volumes"] if volume.endswith(":ro")]
     assert ["/etc/tiler.yaml", "ro"] in mounted and ["/data", "ro"] in mounted
     home = re.search(r"WORKDIR (\S+)", dockerfile[dockerfile.index("USER tiler") :])
-    assert home and f"state:{home[1]}/state" in server["volumes"] and str(settings.exports).startswith(f"{home[1]}/state/")
+    assert (
+        home and f"state:{home[1]}/state" in server["volumes"] and str(settings.exports).startswith(f"{home[1]}/state/")
+    )
 
 
 def extras_of_the_project() -> dict[str, Any]:

@@ -56,8 +56,9 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
         outputs[line] = run(line, folder, environment)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {
-        "landcover.tif", "landcover.tif.aux.xml", "shares_probability.tif", "shares_confidence.tif", "box.tif", "metres.tif",
-        "area.tif", "results/west.tif", "results/east.tif", "results/all.tif", "ensemble_spread.tif", "land.tif", "land.gpkg",
+        "landcover.tif", "landcover.tif.aux.xml", "shares_probability.tif", "shares_confidence.tif", "box.tif",
+        "metres.tif", "area.tif", "results/west.tif", "results/east.tif", "results/all.tif", "ensemble_spread.tif",
+        "land.tif", "land.gpkg",
     } <= files  # fmt: skip
     assert not list(folder.rglob("*.parts"))
     tags = set()
@@ -98,7 +99,12 @@ def lay_out_more(folder: Path) -> None:
         asset = {"href": f"scenes/{name}.tif", "type": "image/tiff; application=geotiff", "roles": ["data"]}
         items.append(
             {
-                "type": "Feature", "stac_version": "1.0.0", "id": name, "geometry": None, "links": [], "assets": {"image": asset},
+                "type": "Feature",
+                "stac_version": "1.0.0",
+                "id": name,
+                "geometry": None,
+                "links": [],
+                "assets": {"image": asset},
                 "properties": {"datetime": "2026-01-01T00:00:00Z"},
             }  # fmt: skip
         )
@@ -131,7 +137,9 @@ def test_the_addresses_answer(tmp_path: Path) -> None:
                     number = json.loads(answers[0])["id"]
             made, events, one, _, gone = answers
             with pytest.raises(urllib.error.HTTPError, match="401"):
-                urllib.request.urlopen(urllib.request.Request(f"{address}/exports", b"{\"scene\": \"scene\", \"model\": \"landcover\"}", {"Content-Type": "application/json"}))  # fmt: skip
+                body = b'{"scene": "scene", "model": "landcover"}'
+                headers = {"Content-Type": "application/json"}
+                urllib.request.urlopen(urllib.request.Request(f"{address}/exports", body, headers))
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(60)
@@ -142,7 +150,9 @@ def test_the_addresses_answer(tmp_path: Path) -> None:
     assert names == {"scene-landcover.tif", "scene-landcover_confidence.tif", "scene-landcover.gpkg"}
     assert (folder / "landcover.gpkg").read_bytes().startswith(b"SQLite")
     assert json.loads(gone)["status"] in ("finished", "cancelled") and not list((folder / "exports").iterdir())
-    for field in re.findall(r"`(\w+)`", SECTIONS["Over HTTP"].split("| `GET /exports/{id}/events`")[0].split("one:")[1]):
+    for field in re.findall(
+        r"`(\w+)`", SECTIONS["Over HTTP"].split("| `GET /exports/{id}/events`")[0].split("one:")[1]
+    ):
         assert field in last or field in ("queued", "running", "finished", "failed", "cancelled", "error"), field
 
 
