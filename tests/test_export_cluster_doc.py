@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -157,7 +158,24 @@ def test_all_pods_see_the_same_folder_in_the_same_place() -> None:
         for pod in pods
     }
     assert seen == {("data", "/data")} and pods[0]["containers"][0]["workingDir"] == "/data"
-    run(f"sh -n {DEPLOY}/kubernetes/export.sh", ROOT, dict(PATH="/usr/bin:/bin"))
+
+
+# A cluster whose pod has a log at the second look, and whose export was refused.
+KUBECTL = """echo "$@" >> calls
+case "$1" in
+  logs) [ -e looked ] || { touch looked; exit 1; }; echo '{"event": "begin"}' ;;
+  get) printf 2 ;;
+esac"""
+
+
+def test_the_script_follows_the_job_and_ends_as_it_does(tmp_path: Path) -> None:
+    program(tmp_path / "kubectl", KUBECTL)
+    said = run(f"sh {DEPLOY}/kubernetes/export.sh", tmp_path, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, expect=2)
+    assert said == '{"event": "begin"}\n'
+    calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [words[0] for words in calls] == ["delete", "apply", "logs", "logs", "get"]
+    assert calls[1][-1] == f"{DEPLOY}/kubernetes/export.yaml"
+    assert calls[0][-1] == f"{JOB['kind'].lower()}.{JOB['apiVersion'].split('/')[0]}/{JOB['metadata']['name']}"
 
 
 def test_compose_speaks_of_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
