@@ -76,8 +76,10 @@ from tiler.watch import Watch
 logger = logging.getLogger(__name__)
 
 WEB_MERCATOR = default_tms.get("WebMercatorQuad")
-# What a WMTS client itself puts into the query of a document.
-KVP_WORDS = ("request", "service", "version", "acceptversions", "sections", "updatesequence", "acceptformats")
+# Of a WMTS document's query, what its tiles are asked with; clients put words of their own there.
+STYLE_WORDS = frozenset(
+    "output class threshold colormap colormap_name rescale resampling bidx nodata return_mask".split()
+)
 EXPOSED = [
     "ETag",
     "Retry-After",
@@ -604,7 +606,7 @@ async def _wmts_document(request: Request, state: State, scene: str, model: str)
     reader = await state.service.engine.open(state.open, scene, model)
     identifier = re.sub("[@:]", "-", f"{scene}-{parse_address(model).model}")
     # The styling that the document was asked for with is that of its tiles.
-    style = [(key, value) for key, value in request.query_params.multi_items() if key.casefold() not in KVP_WORDS]
+    style = [(key, value) for key, value in request.query_params.multi_items() if key in STYLE_WORDS]
     base, title = _pinned(request, (scene, model), reader), _title(state, scene, reader)
     xml = documents.wmts(reader, base, title, identifier, f"?{urlencode(style, safe=',')}" if style else "")
     return Response(xml, media_type="application/xml", headers={"Cache-Control": REVALIDATE})
