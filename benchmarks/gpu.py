@@ -1,4 +1,4 @@
-"""The benchmark on a CUDA device, and RESFlow's network on it: `python -m benchmarks.gpu`.
+"""The benchmark on a CUDA device, and RESFlow's network on it: `python -m benchmarks.gpu`, or `... gpu export`.
 
 Images of 500 x 500 x 3 per second, forward only, and through the engine: read from a COG in windows with a halo,
 inferred, cut into cells, kept. What the engine puts through the network beyond the cells asked for is not counted.
@@ -31,6 +31,11 @@ NAME = "resflow"
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure; exits with 1 and one line where there is no CUDA device."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["export"]:
+        from benchmarks import gpu_export
+
+        return gpu_export.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1; cpu only tries the code")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16], help="images in a forward pass")
@@ -40,19 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--folder", type=Path, default=ROOT / ".demo", help="where the demo's scene is kept")
     given = parser.parse_args(arguments)
-    if given.device != "cpu" and (missing := _missing()):
-        print(f"benchmarks.gpu: {missing}", file=sys.stderr)
+    if given.device != "cpu" and (reason := missing()):
+        print(f"benchmarks.gpu: {reason}", file=sys.stderr)
         return 1
     figures = resflow(given.device, given.batches, given.runs, servers.scene_file(given.folder, given.size))
     print(report.table(figures))
     if not given.only_resflow:
         command.main(["--device", given.device, "--runs", str(given.runs), "--folder", str(given.folder)])
     if given.json:
-        print(report.last_line(figures, machine={**machine.describe(), "gpu": _gpu(given.device)}))
+        print(report.last_line(figures, machine={**machine.describe(), "gpu": name_of(given.device)}))
     return 0
 
 
-def _missing() -> str:
+def missing() -> str:
     """Why no GPU can be used; empty if one can."""
     import torch
 
@@ -62,7 +67,8 @@ def _missing() -> str:
     return f"no CUDA device can be used here ({built}); --device cpu --only-resflow tries the code on the CPU"
 
 
-def _gpu(device: str) -> str:
+def name_of(device: str) -> str:
+    """What the device calls itself."""
     import torch
 
     return torch.cuda.get_device_name(device) if device != "cpu" else "none"
@@ -70,11 +76,11 @@ def _gpu(device: str) -> str:
 
 def resflow(device: str, batches: Sequence[int], runs: int, scene: Path) -> dict[str, float]:
     """Images per second of RESFlow's network, in each precision that the device has."""
-    _allow()
+    allow()
     samples: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         model = write_resflow(Path(folder) / NAME)
-        networks = {precision: load(model, device, policy=precision) for precision in _precisions(device)}
+        networks = {precision: load(model, device, policy=precision) for precision in precisions(device)}
         engines = {name: Through(loaded, scene) for name, loaded in networks.items()}
         try:
             for _ in range(runs):
@@ -91,7 +97,8 @@ def resflow(device: str, batches: Sequence[int], runs: int, scene: Path) -> dict
     return {name: median(values) for name, values in samples.items()}
 
 
-def _precisions(device: str) -> tuple[Any, ...]:
+def precisions(device: str) -> tuple[Any, ...]:
+    """Those that the device has."""
     import torch
 
     if device == "cpu":
@@ -99,7 +106,7 @@ def _precisions(device: str) -> tuple[Any, ...]:
     return ("fp32", "bf16", "fp16") if torch.cuda.get_device_capability(device) >= (8, 0) else ("fp32", "fp16")
 
 
-def _allow() -> None:
+def allow() -> None:
     """Let this process, and no other, build RESFlow's network by name."""
     from benchmarks.resflow import BilinearUNet
     from model_registry import architectures

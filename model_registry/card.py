@@ -115,7 +115,7 @@ def _finest(serving: Mapping[str, Any]) -> Any:
 
 def _head(version: Version) -> dict[str, Any]:
     return {
-        "ref": str(version.ref),
+        "ref": str(version.ref) if version.number else version.name,  # a folder of no registry has no number
         "name": version.name,
         "version": version.number,
         "aliases": list(version.aliases),

@@ -1,12 +1,25 @@
 // What the page asks the server for. Addresses are relative, so that a root path in front of the server works.
 
+/** An answer that is no success; `status` is its code (0: no connection). */
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
 /** JSON of an address; an error carries the server's own words. */
-export async function getJSON(url, options) {
-  const response = await fetch(url, {headers: {Accept: 'application/json'}, ...options});
+export async function getJSON(url, options = {}) {
+  const response = await fetch(url, {...options, headers: {Accept: 'application/json', ...options.headers}});
   const body = await response.json().catch(() => null);
   if (response.ok && body !== null) return body;
-  throw new Error(reason(body) ?? `The server answered ${response.status} to ${url}`);
+  throw new Refused(reason(body) ?? `The server answered ${response.status} to ${url}`, response.status);
 }
+
+/** JSON of what is posted. */
+export const postJSON = (url, body, signal) => getJSON(url, {
+  method: 'POST', signal, headers: {'Content-Type': 'application/json'}, body: JSON.stringify(body),
+});
 
 function reason(body) {
   const detail = body?.detail;
@@ -16,10 +29,8 @@ function reason(body) {
   return words.length ? words.join(' ') : JSON.stringify(detail);
 }
 
-/** The pair that the page's own address names, else the first. */
-export function choosePair(pairs, search) {
-  const asked = new URLSearchParams(search);
-  const [scene, model] = [asked.get('scene'), asked.get('model')];
+/** The pair of these names, else the first where none is named. */
+export function choosePair(pairs, {scene, model}) {
   if (!scene && !model) return pairs[0];
   const chosen = pairs.find(pair => (!scene || pair.scene === scene) && (!model || pair.model === model));
   if (chosen) return chosen;
@@ -27,27 +38,32 @@ export function choosePair(pairs, search) {
   throw new Error(`There is no ${[scene, model].filter(Boolean).join(' + ')} here. Known: ${known}.`);
 }
 
+/** Address of a pair at its present revision, relative to the page: `{scene}/{model}@{revision}`. */
+export function baseOf(tilejson) {
+  const parts = tilejson.tiles[0].split('?')[0].split('/');
+  return parts.slice(-5, -3).join('/');
+}
+
 /** A template that works outside this page too; URL would percent-encode the braces. */
 export function absolute(template) {
   return new URL(template, document.baseURI).href.replaceAll('%7B', '{').replaceAll('%7D', '}');
 }
 
-/** The answer at a place, {text, color?}, or null where there is no prediction. */
-export async function answerAt(tilejson, [lon, lat], signal) {
-  const url = tilejson.point.replace('{lon}', lon.toFixed(7)).replace('{lat}', lat.toFixed(7));
-  const response = await fetch(url, {headers: {Accept: 'application/json'}, signal});
-  if (response.status === 404) return null; // outside of the scene
-  const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(reason(body) ?? `The server answered ${response.status}`);
-  const [first] = body.values;
-  if (first === null) return null;
-  if (tilejson.value) return {text: `${tilejson.value.name}: ${withUnit(first, tilejson.value)}`};
-  if (tilejson.embedding) return {text: `${body.values.length} channels: ${body.values.slice(0, 3).map(short).join(', ')} …`};
-  const found = tilejson.classes.find(item => item.value === first);
-  return found ? {text: found.name, color: found.color} : null;
+/** TileJSON of a pair, at `revision` where the server still has it; `moved` says that it has not. */
+export async function tilejsonOf(pair, revision) {
+  if (revision) {
+    try {
+      return {tilejson: await getJSON(`${pair.scene}/${pair.model}@${revision}/tilejson.json`), moved: false};
+    } catch (error) {
+      if (error.status !== 404) throw error;
+    }
+  }
+  const tilejson = await getJSON(pair.tilejson);
+  return {tilejson, moved: Boolean(revision) && tilejson.revision !== revision};
 }
 
 const short = number => String(Number(number.toPrecision(4)));
 
 /** A number in the words of a TileJSON's `value`. */
 export const withUnit = (number, {unit}) => `${short(number)}${unit ? ` ${unit}` : ''}`;
+export const percent = share => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;

@@ -60,9 +60,9 @@ def test_no_registry_host_in_any_committed_file():
 def test_the_lock_pins_exactly_with_integrity_and_without_addresses():
     wanted = json.loads((ROOT / "package.json").read_text())["dependencies"]
     packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
-    assert wanted.keys() == {"ol"}
+    assert wanted.keys() == set(vendor.LIBRARIES)
     assert re.fullmatch(r"10\.\d+\.\d+", wanted["ol"])
-    assert packages["node_modules/ol"]["version"] == wanted["ol"]
+    assert all(packages[f"node_modules/{name}"]["version"] == wanted[name] for name in wanted)
     for name, entry in packages.items():
         if name:
             assert entry["integrity"].startswith("sha512-"), name
@@ -75,25 +75,26 @@ def test_the_page_loads_nothing_from_another_host(path):
 
 
 def test_the_page_has_no_inline_script_or_style():
-    page = (STATIC / "index.html").read_text()
+    page = "".join(path.read_text() for path in OURS if path.suffix == ".html")
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page)
 
 
 def test_what_the_page_names_exists():
-    names = re.findall(r'(?:src|href)="(static/[^"]+)"', (STATIC / "index.html").read_text())
+    pages = "".join(path.read_text() for path in OURS if path.suffix == ".html")
+    names = re.findall(r'(?:src|href)="(static/[^"]+)"', pages)
     names += [f"static/{name}" for path in OURS for name in re.findall(r"from '\./([^']+)'", path.read_text())]
     assert names
     for name in names:
         if "/vendor/" in name:
-            assert Path(name).name in {Path(file).name for file in vendor.PUBLISHED}
+            assert Path(name).name in {Path(file).name for files in vendor.LIBRARIES.values() for file in files}
         else:
             assert (ROOT / name).is_file(), name
 
 
 def test_elements_that_the_modules_ask_for_are_in_the_page():
     page = (STATIC / "index.html").read_text()
-    asked = set(re.findall(r"\bat\('([\w-]+)'\)", (STATIC / "panel.js").read_text()))
-    assert asked
+    asked = {name for path in OURS for name in re.findall(r"\bat\('([\w-]+)'\)", path.read_text())}
+    assert len(asked) > 20
     assert asked <= set(re.findall(r'id="([\w-]+)"', page))
 
 
@@ -113,8 +114,8 @@ def checkout(tmp_path, monkeypatch):
         "import pathlib, sys\n"
         f"with open({str(tmp_path / 'calls')!r}, 'a') as log: log.write(' '.join(sys.argv[1:]) + '\\n')\n"
         "assert pathlib.Path('package-lock.json').is_file()\n"
-        "for name in ('dist/ol.js', 'ol.css', 'LICENSE.md'):\n"
-        "    path = pathlib.Path('node_modules/ol', name); path.parent.mkdir(parents=True, exist_ok=True)\n"
+        f"for name in {[f'{library}/{name}' for library, names in vendor.LIBRARIES.items() for name in names]!r}:\n"
+        "    path = pathlib.Path('node_modules', name); path.parent.mkdir(parents=True, exist_ok=True)\n"
         "    path.write_text('content of ' + name)\n"
     )
     npm.chmod(0o755)
@@ -130,7 +131,7 @@ def test_files_are_copied_once_and_again_when_the_lock_moves(checkout):
     assert vendor.fetch(checkout)
     folder = vendor.vendor_dir(checkout)
     assert sorted(path.name for path in folder.iterdir()) == ["LICENSE.md", vendor.STAMP, "ol.css", "ol.js"]
-    assert (folder / "ol.js").read_text() == "content of dist/ol.js"
+    assert (folder / "ol.js").read_text() == "content of ol/dist/ol.js"
     assert not vendor.fetch(checkout)
 
     lock = checkout / "package-lock.json"
@@ -140,6 +141,7 @@ def test_files_are_copied_once_and_again_when_the_lock_moves(checkout):
     assert vendor.is_current(checkout)
     calls = (checkout / "calls").read_text().splitlines()
     assert len(calls) == 2
+    assert {path.name for path in folder.parent.iterdir()} == set(vendor.LIBRARIES)
     assert all(call.startswith("ci --ignore-scripts") for call in calls)
 
 
@@ -205,7 +207,7 @@ def test_a_build_without_npm_succeeds_and_warns(tmp_path):
     checkout = copy_of_checkout(tmp_path / "checkout")
     wheel, output = build(checkout, "wheel", tmp_path / "out", PATH=str(tmp_path / "nowhere"))
     assert vendor.COMMAND in output
-    assert not [name for name in zipfile.ZipFile(wheel).namelist() if "vendor/ol" in name]
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if "static/vendor/" in name]
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ from tiler.materialised import Materialised
 from tiler.metrics import registry_of
 from tiler.middleware import CancelOnDisconnect
 from tiler.params import inference_params, offered_format
+from tiler.policy import page_headers
 from tiler.predict import Limits
 from tiler.reader import PredictingReader, Service, reader_of
 from tiler.roster import parse_address
@@ -75,6 +76,10 @@ from tiler.watch import Watch
 logger = logging.getLogger(__name__)
 
 WEB_MERCATOR = default_tms.get("WebMercatorQuad")
+# Of a WMTS document's query, what its tiles are asked with; clients put words of their own there.
+STYLE_WORDS = frozenset(
+    "output class threshold colormap colormap_name rescale resampling bidx nodata return_mask".split()
+)
 EXPOSED = [
     "ETag",
     "Retry-After",
@@ -263,7 +268,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             shadow.close()
         catalog.close()
 
-    # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for.
+    # FastAPI's own documentation page loads its scripts from a CDN, which an air-gapped server must not ask for: ours
+    # is below.
     app = FastAPI(title="titiler-inference", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(
         CORSMiddleware,
@@ -356,7 +362,18 @@ def _add_page(app: FastAPI, state: State) -> None:
         """The map page; a WMTS client that asks here by KVP gets the default pair."""
         if state.default_pair and _asks_wmts(request):
             return await _wmts_kvp(request, state, *state.default_pair)
-        return FileResponse(static / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(static / "index.html", headers=page_headers(state.settings.frame_ancestors))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """Swagger UI over /openapi.json. React writes styles into its elements, which the map's policy forbids."""
+        headers = page_headers(state.settings.frame_ancestors, inline_styles=True)
+        return FileResponse(static / "docs.html", headers=headers)
+
+    @app.get("/api/features", operation_id="listFeatures")
+    async def features() -> dict[str, bool]:
+        """What the operator has switched on; the page asks here, since browsers log each 404 as an error."""
+        return {"exports": state.settings.exports is not None}
 
     @app.get("/api/pairs", operation_id="listPairs")
     async def pairs() -> list[dict[str, Any]]:
@@ -387,6 +404,9 @@ def _describe_pairs(state: State, names: list[tuple[str, str]]) -> list[dict[str
                     "title": f"{state.settings.scenes[scene].title or scene}: {title}",
                     "imagery": f"{scene}/imagery/{{z}}/{{x}}/{{y}}.png",
                     "tilejson": f"{scene}/{model}/tilejson.json",
+                    "scene_title": state.settings.scenes[scene].title or scene,
+                    "bounds": list(opened.geographic_bounds),
+                    "gsd": max(opened.gsd),
                     **_told_of_labels(state, scene, opened, model),
                 }
             )
@@ -546,7 +566,7 @@ def _add_documents(router: APIRouter, state: State, name: str, pair: Callable[..
         """TileJSON 3.0 whose tiles name the revision."""
         response.headers["Cache-Control"] = REVALIDATE
         reader = await state.service.engine.open(state.open, *names)
-        query = urlencode(request.query_params.multi_items())
+        query = urlencode(request.query_params.multi_items(), safe=",")
         return documents.tilejson(
             reader, _pinned(request, names, reader), f"?{query}" if query else "", _title(state, names[0], reader)
         )
@@ -585,7 +605,10 @@ def _asks_wmts(request: Request) -> bool:
 async def _wmts_document(request: Request, state: State, scene: str, model: str) -> Response:
     reader = await state.service.engine.open(state.open, scene, model)
     identifier = re.sub("[@:]", "-", f"{scene}-{parse_address(model).model}")
-    xml = documents.wmts(reader, _pinned(request, (scene, model), reader), _title(state, scene, reader), identifier)
+    # The styling that the document was asked for with is that of its tiles.
+    style = [(key, value) for key, value in request.query_params.multi_items() if key in STYLE_WORDS]
+    base, title = _pinned(request, (scene, model), reader), _title(state, scene, reader)
+    xml = documents.wmts(reader, base, title, identifier, f"?{urlencode(style, safe=',')}" if style else "")
     return Response(xml, media_type="application/xml", headers={"Cache-Control": REVALIDATE})
 
 

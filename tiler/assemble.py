@@ -14,6 +14,9 @@ from tiler.mosaic import Mosaic, Planes, Taps, pool
 from tiler.sampled import Sampled
 from tiler.values import NUMBERS, Cell, Classes, Floats, Mask, Scores, Style, View
 
+# The confidence of a model that answers class numbers only: no probability, but still a number in JSON.
+UNKNOWN = -1.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
@@ -23,7 +26,7 @@ class Picture:
         view: whose pixels these are.
         style: what was asked for.
         values: uint8 [1, rows, cols] class values; float32 [bands, rows, cols] probabilities in 0..1, values in their
-            own unit, or an embedding's three components.
+            own unit, an embedding's three components, or class value and confidence (0..1, or UNKNOWN).
         valid: bool [rows, cols], False outside of the scene, without data, or masked by the style.
         band_names: one per band, in the user's words.
     """
@@ -85,6 +88,8 @@ def band_names(layer: Layer, style: Style) -> tuple[str, ...]:
         if values.channels == 1:
             return (f"{values.name} ({values.unit})" if values.unit else values.name,)
         return tuple(f"{values.name} {number + 1}" for number in range(values.channels))
+    if style.output == "class_confidence":
+        return ("class", "confidence")
     if style.output != "probability":
         return (style.output,)
     wanted = style.classes or tuple(item.value for item in layer.model.classes)
@@ -98,6 +103,8 @@ def wants(layer: Layer, style: Style) -> bool:
     Classes of overlapping windows cannot be blended, so their probabilities are needed whatever is shown. Components of
     an embedding can: they are sums of its channels.
     """
+    if style.output == "class_confidence" and layer.model.emits == "labels":
+        return False
     return style.needs_probabilities or (layer.grid.overlap > 0 and layer.model.kind == "classes")
 
 
@@ -176,6 +183,13 @@ def _classes(
         if style.threshold is not None and decides is None:
             valid = valid & (confidence(layer, classes, _known(planes)) >= style.threshold)
         return valid, classes[None]
+    if style.output == "class_confidence":
+        # A model that answers numbers only does not say how sure it is.
+        sure = np.full(classes.shape, UNKNOWN, np.float32) if planes is None else confidence(layer, classes, planes)
+        valid = _chosen(valid, classes, style)
+        if style.threshold is not None and decides is None and planes is not None:
+            valid = valid & (sure >= style.threshold)
+        return valid, np.stack([classes.astype(np.float32), sure])
     planes = _known(planes)
     values = planes if style.output == "probability" else confidence(layer, classes, planes)[None]
     if style.output == "probability" and style.classes:

@@ -129,8 +129,8 @@ def _picture(layer: Layer, scene: Scene, place: Rect, engine: Engine) -> tuple[b
     view, model = _view(layer, place), layer.model
     shares: dict[str, float] = {}
     panels = [Panel(scene.display_name, Imagery(scene).view(view))]
-    # One class's probability is a picture for each class; the winner's says more.
-    for output in (name for name in offered(model) if name != "probability"):
+    # One class's probability is a picture for each class; the winner's says more. Numbers for browsers are no picture.
+    for output in (name for name in offered(model) if name not in ("probability", "class_confidence")):
         style = Style(output=output)
         if output == "value" and model.kind == "embedding":
             continue  # as many bands as it has channels

@@ -104,7 +104,7 @@ def page(template: str, content: Mapping[str, Any]) -> str:
     return _templates.get_template(f"{template}.html").render(content)
 
 
-def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> str:
+def wmts(reader: PredictingReader, base: str, title: str, identifier: str, query: str = "") -> str:
     """Capabilities document of a prediction, as XML.
 
     Args:
@@ -112,6 +112,7 @@ def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> st
         base: absolute address of the pair, with the revision.
         title: name for people.
         identifier: name for programs, the same at every revision.
+        query: what to add to the address of REST tiles, beginning with `?`, or empty; GetTile by KVP takes none.
     """
     tms, scene = reader.tms, reader.layer.scene
     west, south, east, north = scene.geographic_bounds
@@ -127,6 +128,6 @@ def wmts(reader: PredictingReader, base: str, title: str, identifier: str) -> st
         epsg=zoom.epsg_of(tms),
         bounds=(west, south, east, north),
         matrices=matrices,
-        tiles_url=f"{base}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.png",
+        tiles_url=f"{base}/{{TileMatrix}}/{{TileCol}}/{{TileRow}}.png{query}",
         kvp_url=f"{base}?",
     )

@@ -15,8 +15,8 @@ def offered(model: Model) -> tuple[Output, ...]:
     if model.kind == "embedding":
         return ("rgb", "value")
     if model.emits == "labels":
-        return ("class",)
-    return ("class", "probability", "confidence", *(("spread",) if model.members else ()))
+        return ("class", "class_confidence")  # which says of the confidence that it is not known
+    return ("class", "probability", "confidence", "class_confidence", *(("spread",) if model.members else ()))
 
 
 def style_of(

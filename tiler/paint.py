@@ -45,7 +45,7 @@ def default_palette(layer: Layer, style: Style) -> dict[int, Color]:
     """
     if style.output == "class":
         return {item.value: item.color for item in layer.model.classes}
-    if style.output == "rgb":
+    if style.output in ("rgb", "class_confidence"):
         return {}
     if style.output == "spread":
         return ramp(SPREAD)
@@ -64,7 +64,7 @@ def check_format(output_format: str, bands: int = 1, output: Output = "class") -
             f"format {output_format!r} is not offered for predictions",
             "Use png, webp, tif or npy: lossy formats would invent classes",
         )
-    if bands > 1 and output != "rgb" and is_picture(output_format):
+    if bands > 1 and output not in ("rgb", "class_confidence") and is_picture(output_format):
         if output in NUMBERS:
             raise RequestError(
                 f"an image shows one band or three colours, but {bands} channels were asked for",
@@ -91,8 +91,10 @@ def check_colors(output: Output, bands: int, colormap: ColorMap | None, rescale:
     Raises:
         RequestError: one of them has no meaning here.
     """
-    if output == "class" and rescale:
+    if output in ("class", "class_confidence") and rescale:
         raise RequestError("rescale= is not for class numbers", "Leave it out, or use output=probability")
+    if output == "class_confidence" and colormap:
+        raise RequestError("output=class_confidence holds numbers and no colours", "Leave colormap= out, or the output")
     if output == "rgb" and colormap:
         raise RequestError("an embedding's picture has its own colours", "Leave colormap= out; rescale= changes them")
     if rescale and len(rescale) not in (1, bands):
@@ -138,6 +140,8 @@ def encode(
         return _tif(values, valid, colormap, nodata, crs, transform, band_names), media_type
     if output == "rgb":
         return _rgb(values, valid, output_format, add_mask, rescale), media_type
+    if output == "class_confidence":
+        return _numbers(values, valid, output_format), media_type
     indices = _indices(values, rescale[0])
     if not isinstance(colormap, Mapping) or output_format == "webp":
         return _rendered(values, indices, valid, output_format, colormap, add_mask), media_type
@@ -194,6 +198,19 @@ def _rgb(values: Classes | Floats, valid: Mask, output_format: str, add_mask: bo
     if output_format == "webp":
         return rio_render(data, mask, img_format="WEBP", lossless=True)
     return rio_render(data, mask, img_format="PNG", zlevel=1)
+
+
+def _numbers(values: Classes | Floats, valid: Mask, output_format: str) -> bytes:
+    """Class number, confidence in `STEPS` steps (the last is 'not known') and validity as red, green and blue.
+
+    Not as an alpha channel: browsers multiply colours by it before a script sees them, and a clear pixel loses its
+    number. Without gAMA, sRGB and iCCP chunks, which rio-tiler does not write, no colour is managed either.
+    """
+    sure = np.where(values[1] < 0, STEPS, _steps(values[1], (0.0, 1.0), STEPS - 1))
+    data = np.stack([values[0], sure, np.full(valid.shape, 255)]).astype(np.uint8) * valid
+    if output_format == "webp":
+        return rio_render(data, img_format="WEBP", lossless=True)
+    return rio_render(data, img_format="PNG", zlevel=6)
 
 
 def _with_clear(indices: Classes, valid: Mask, palette: Palette, add_mask: bool) -> tuple[Classes, Sequence[Color]]:

@@ -84,8 +84,10 @@ def inference_params(parent: Callable[..., Any], model: Any) -> Callable[..., An
         output: Annotated[
             Output | None,
             Query(
-                description="Of classes: their numbers (default), probabilities, or confidence; of an ensemble also "
-                "spread. Of a regression: its value. Of an embedding: rgb (default of pictures) or value (of numbers)"
+                description="Of classes: their numbers (default), probabilities, confidence, or class_confidence (both "
+                "as numbers: red is the class, green the confidence 0..254, 255 unknown, blue 255 where there is any); "
+                "of an ensemble also spread. Of a regression: its value. Of an embedding: rgb (default of pictures) or "
+                "value (of numbers)"
             ),
         ] = None
         class_names: Annotated[

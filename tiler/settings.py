@@ -163,6 +163,10 @@ class Settings(BaseSettings):
     )
     timeout: float = Field(40.0, gt=0, description="Seconds until a request is given up; QGIS gives up after 60")
     layer_ttl: float = Field(60.0, gt=0, description="Seconds until a scene's header is looked at again")
+    frame_ancestors: list[str] = Field(
+        default_factory=lambda: ["'self'"],
+        description="Pages that may show the map in a frame (?embed=1): CSP sources such as https://example.org, or *",
+    )
     cors_origins: list[str] = Field(default_factory=lambda: ["*"], description="Origins that may read answers")
 
     @model_validator(mode="after")

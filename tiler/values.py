@@ -11,9 +11,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-# Of classes: their numbers, probabilities, the winner's probability, how far an ensemble's members lie apart. Else:
-# values, an embedding's components in colour.
-Output = Literal["class", "probability", "confidence", "spread", "value", "rgb"]
+# Of classes: their numbers, probabilities, the winner's probability, its number with it, how far an ensemble's members
+# lie apart. Else: values, an embedding's components in colour.
+Output = Literal["class", "probability", "confidence", "class_confidence", "spread", "value", "rgb"]
 NUMBERS = ("spread", "value", "rgb")
 Resampling = Literal["nearest", "bilinear"]
 

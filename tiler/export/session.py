@@ -124,13 +124,19 @@ class Session:
         self._slots = threading.BoundedSemaphore(devices * (1 if order.device == "cpu" else 8) + AHEAD)
 
     @classmethod
-    def open(cls, order: Order) -> Session:
+    def open(cls, order: Order, engine: Engine | None = None) -> Session:
         """Open scenes and model.
+
+        Args:
+            order: what is wanted.
+            engine: closed with the session; one with usual numbers of threads by default.
 
         Raises:
             SceneError, MisfitError, RequestError, ModelError: what keeps the order from being carried out.
         """
-        engine = Engine(cache_bytes=order.cache_bytes, picture_bytes=0, timeout=3600.0, max_pending_cells=2**20)
+        engine = engine or Engine(
+            cache_bytes=order.cache_bytes, picture_bytes=0, timeout=3600.0, max_pending_cells=2**20
+        )
         catalog = Catalog(
             {} if order.registry else {"model": order.model},
             registry=order.registry,
