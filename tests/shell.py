@@ -1,4 +1,4 @@
-"""Commands of the documentation, run as whoever reads them would: in a folder of their own, with nothing of ours set."""
+"""Commands of the documentation, run as whoever reads them would: in a folder of their own, nothing of ours set."""
 
 from __future__ import annotations
 
