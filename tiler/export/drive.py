@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,9 +179,11 @@ def run(
     first = facts.products[0]
     files = {product.name: path_of(out, product, first) for product in facts.products}
     parts = parts_of(out)
+    check_not_input(order, files.values())
     missing = [product for product in facts.products if job_in(files[product.name]) != facts.job]
     if not missing:
-        parts.remove()
+        if not keep_parts:
+            parts.discard(facts.job)
         return Result(files, {}, 0, len(facts.blocks), already=True)
     if not overwrite:
         for product in missing:
@@ -271,6 +274,19 @@ def _all_blocks(
 def parts_of(out: Path) -> Parts:
     """The parts of an output: a folder beside it."""
     return Parts(out.absolute().with_name(f"{out.name}.parts"))
+
+
+def check_not_input(order: Order, files: Iterable[Path]) -> None:
+    """Refuse to replace what is read, whatever may be overwritten.
+
+    Raises:
+        ExportError: one of the files is one of the scenes, under whatever name.
+    """
+    for file in files:
+        for scene in order.scenes:
+            with suppress(OSError, ValueError):  # not there, or a source that is no file
+                if os.path.samefile(file, scene.source):
+                    raise ExportError(f"output {file.name!r} is the scene itself", "Choose another output")
 
 
 def check_room(facts: Facts, parts: Parts) -> None:
