@@ -197,3 +197,242 @@ def test_messages_are_no_markup(model: Path, tmp_path: Path) -> None:
     write_scene(parts / "b.tif", landscape(60, 60))
     done = tiler(parts / "[[]red]a.tif", parts / "b.tif", "-m", model, "-o", out)
     assert done.exit_code == 2 and "[/red]" in done.stderr and "1 of 2 scenes failed" in done.stderr, done.output
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize("place", ["http", "file"])
+def test_a_crs_is_never_a_file_or_an_address(scene: Path, model: Path, tmp_path: Path, place: str) -> None:
+    """GDAL would fetch it: from inside of the server's network."""
+    import socket
+
+    (tmp_path / "own.wkt").write_text(rasterio.CRS.from_epsg(3857).to_wkt())
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(0.3)
+        text = f"http://127.0.0.1:{listening.getsockname()[1]}/x" if place == "http" else str(tmp_path / "own.wkt")
+        for options in (["--dst-crs", text], ["--bbox", "0,0,1,1", "--bbox-crs", text]):
+            refused(tiler(scene, "-m", model, "-o", tmp_path / "out.tif", *options), "not a CRS")
+        area = tmp_path / "area.geojson"
+        ring = [[0, 0], [1, 0], [1, 1], [0, 0]]
+        crs = {"type": "name", "properties": {"name": text}}
+        area.write_text(json.dumps({"type": "Polygon", "coordinates": [ring], "crs": crs}))
+        refused(tiler(scene, "-m", model, "-o", tmp_path / "out.tif", "--aoi", area), "not a CRS")
+        with pytest.raises(TimeoutError):
+            listening.accept()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "EPSG:32632",
+        "epsg:32632",
+        "urn:ogc:def:crs:EPSG::32632",
+        "urn:ogc:def:crs:EPSG:9.9:32632",
+        "http://www.opengis.net/def/crs/EPSG/0/32632",
+        "+proj=utm +zone=32 +datum=WGS84 +units=m +no_defs",
+        rasterio.CRS.from_epsg(32632).to_wkt(),
+        rasterio.CRS.from_epsg(32632).to_wkt(version="WKT2_2019"),
+        json.dumps(rasterio.CRS.from_epsg(32632).to_dict(projjson=True)),
+        "ESRI:54009",
+        "OGC:CRS84",
+        "urn:ogc:def:crs:OGC:1.3:CRS84",
+        "WGS84",
+    ],
+)
+def test_how_a_crs_may_be_spelt(text: str) -> None:
+    from tiler.export.aoi import crs_of
+
+    found = crs_of(text)
+    if "32632" in text or "utm" in text:
+        assert found.to_epsg() == 32632
+    else:
+        assert found.to_epsg() == 4326 or "54009" in text
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--gsd", "1e-6"], "times finer than the model's grid"),
+        (["--gsd", "nan"], "not a resolution"),
+        (["--bbox", "-inf,0,inf,1", "--bbox-crs", "EPSG:3857"], "not four numbers"),
+    ],
+)
+def test_numbers_that_would_never_end(scene: Path, model: Path, tmp_path: Path, options: list[str], words: str) -> None:
+    refused(tiler(scene, "-m", model, "-o", tmp_path / "out.tif", *options), words)
+
+
+def test_scenes_on_two_continents_make_no_mosaic(model: Path, tmp_path: Path) -> None:
+    for number, (left, top) in enumerate([(0, 5000), (1.9e7, 105000)]):
+        place = Affine(RES, 0, left, 0, -RES, top)
+        write_scene(tmp_path / f"{number}.tif", landscape(60, 60), transform=place)
+    refused(tiler(tmp_path / "?.tif", "-m", model, "-o", tmp_path / "out.tif", "--mosaic", "--block", 256), "blocks of")
+
+
+def test_a_single_pixel_of_a_whole_scene(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However coarse the result, only so much is looked at together."""
+    from tiler.engine import Engine
+
+    scene = write_scene(tmp_path / "wide.tif", landscape(1700, 3100))
+    most: list[int] = []
+    real = Engine.scores
+
+    def counted(self: Engine, layer: Any, cells: Any, **given: Any) -> Any:
+        most.append(len(cells) * layer.grid.cell**2)
+        return real(self, layer, cells, **given)
+
+    monkeypatch.setattr(Engine, "scores", counted)
+    found = exported(scene, model, tmp_path / "out.tif", "--gsd", 30 * RES)
+    assert found.shape == (1, -(-1700 // 30), -(-3100 // 30)) and (found != 255).mean() > 0.9
+    assert max(most) < 2**21 * 1.3 and len(most) > 1
+
+
+def test_many_polygons_cost_what_they_cover(scene: Path, model: Path, tmp_path: Path) -> None:
+    import time
+
+    from model_registry import load
+    from tiler.export.area import area_of_polygon
+    from tiler.layer import fit
+    from tiler.scene import open_scene
+    from tiler.values import Rect
+
+    grid = fit(open_scene(scene), load(model)).grid
+    with rasterio.open(scene) as dataset:
+        place = dataset.transform
+    fields = []
+    for row in range(1, 290, 5):
+        for col in range(1, 400, 5):
+            ring = [place @ corner for corner in [(col, row), (col + 3, row), (col + 3, row + 2), (col, row + 2)]]
+            fields.append([[*ring, ring[0]]])
+    crs = {"type": "name", "properties": {"name": "EPSG:3857"}}
+    area = area_of_polygon(grid, {"type": "MultiPolygon", "coordinates": fields, "crs": crs})
+    begun = time.process_time()
+    mask = area.mask(Rect(0, 0, 2048, 2048))
+    assert mask is not None and mask.sum() == 6 * len(fields) and len(fields) > 4000
+    assert time.process_time() - begun < 5  # 4,640 times the whole rectangle would take two minutes
+    assert not area.touches(Rect(0, 400, 300, 10)) and area.touches(Rect(0, 0, 10, 10))
+    assert not area.touches(Rect(4, 0, 2, 2))
+    (found,) = exported(scene, model, tmp_path / "whole.tif")
+    document = tmp_path / "fields.geojson"
+    document.write_text(json.dumps({"type": "MultiPolygon", "coordinates": fields, "crs": crs}))
+    (cut,) = exported(scene, model, tmp_path / "cut.tif", "--aoi", document, "--max-window-pixels", 10000)
+    inside = mask[area.region.row_off :, area.region.col_off :][: area.region.height, : area.region.width]
+    there = found[area.region.row_off :, area.region.col_off :][: area.region.height, : area.region.width]
+    assert (cut == np.where(inside, there, 255)).all()
+
+
+# Unusual models and scenes
+
+
+def test_a_dry_run_of_an_area_with_a_hole_in_the_middle(scene: Path, model: Path, tmp_path: Path) -> None:
+    with rasterio.open(scene) as dataset:
+        place = dataset.transform
+    outer = [place @ corner for corner in [(0, 0), (WIDTH, 0), (WIDTH, HEIGHT), (0, HEIGHT), (0, 0)]]
+    inner = [place @ corner for corner in [(20, 20), (390, 20), (390, 280), (20, 280), (20, 20)]]
+    area = tmp_path / "ring.geojson"
+    crs = {"type": "name", "properties": {"name": "EPSG:3857"}}
+    area.write_text(json.dumps({"type": "Polygon", "coordinates": [outer, inner], "crs": crs}))
+    given = ["--aoi", area, "--max-window-pixels", 6000, "--block", 256, "--json"]
+    done = tiler(scene, "-m", model, "-o", tmp_path / "out.tif", *given, "--dry-run")
+    assert json.loads(done.stdout)["seconds"] > 0.001
+    (whole,) = exported(scene, model, tmp_path / "whole.tif")
+    (found,) = exported(scene, model, tmp_path / "out.tif", *given)
+    inside = np.ones((HEIGHT, WIDTH), bool)
+    inside[20:280, 20:390] = False
+    assert (found == np.where(inside, whole, 255)).all()
+
+
+def test_between_two_parts_far_apart_nothing_is_inferred(model: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "wide.tif", landscape(1500, 1500))
+    with rasterio.open(scene) as dataset:
+        place = dataset.transform
+    boxes = [(10, 10, 50, 60), (1400, 1420, 1440, 1490)]
+    rings = [[[place @ corner for corner in [(a, b), (c, b), (c, d), (a, d), (a, b)]]] for a, b, c, d in boxes]
+    area = tmp_path / "two.geojson"
+    crs = {"type": "name", "properties": {"name": "EPSG:3857"}}
+    area.write_text(json.dumps({"type": "MultiPolygon", "coordinates": rings, "crs": crs}))
+    given = ["--aoi", area, "--block", 256, "--max-window-pixels", 65536, "--json", "--runtime", "onnxruntime"]
+    done = tiler(scene, "-m", model, "-o", tmp_path / "out.tif", *given)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[0]["blocks"] == 2 and lines[0]["inferred_pixels"] < 0.1 * 1500**2
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert (dataset.read(1) != 255).sum() == 40 * 50 + 40 * 70
+
+
+def test_an_embedding_of_many_channels(folder: Path, scene: Path, tmp_path: Path) -> None:
+    """Its blocks are smaller: 2048 x 2048 of them would take a gigabyte each."""
+    channels = 64
+    model = write_model(folder / "embed", conv_chain(layers=2, classes=channels), kind="embedding", gsd=round(RES, 4))
+    wide = write_scene(tmp_path / "wide.tif", landscape(900, 1500))
+    done = tiler(wide, "-m", model, "-o", tmp_path / "dry.tif", "--dry-run", "--json", "--max-window-pixels", 90000)
+    plan = json.loads(done.stdout)
+    assert plan["blocks"] > 3 and plan["memory_mb"] < 1500, plan
+    found = exported(scene, model, tmp_path / "out.tif", "--max-window-pixels", 40000)
+    assert found.shape == (channels, HEIGHT, WIDTH) and found.dtype == np.float32 and np.isfinite(found).all()
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert np.isnan(dataset.nodata) and dataset.descriptions[0] and dataset.descriptions[63]
+
+
+def test_a_regression_keeps_its_holes_in_overviews(folder: Path, tmp_path: Path) -> None:
+    model = write_model(
+        folder / "height", conv_chain(layers=2, classes=1), kind="regression", gsd=round(RES, 4),
+        values={"name": "height", "unit": "m"},
+    )  # fmt: skip
+    valid = np.ones((1100, 1300), bool)
+    valid[200:500, 300:900] = False
+    scene = write_scene(tmp_path / "holes.tif", landscape(1100, 1300), mask=valid)
+    (found,) = exported(scene, model, tmp_path / "out.tif")
+    assert (np.isfinite(found) == valid).all()
+    with rasterio.open(tmp_path / "out.tif", overview_level=0) as dataset:
+        half = dataset.read(1)
+    quads = found.reshape(550, 2, 650, 2).swapaxes(1, 2).reshape(550, 650, 4)
+    kept = np.isfinite(quads).any(axis=2)
+    assert (np.isfinite(half) == kept).all()
+    assert np.allclose(half[kept], np.nanmean(quads[kept], axis=1), atol=1e-4)
+
+
+def test_classes_of_any_number_and_256_of_them(folder: Path, scene: Path, tmp_path: Path) -> None:
+    odd = [{"value": value, "name": f"c{value}", "color": "#102030"} for value in (7, 255, 3, 0, 40)]
+    model = write_model(folder / "odd", conv_chain(layers=2), classes=odd, gsd=round(RES, 4))
+    (found,) = exported(scene, model, tmp_path / "out.tif")
+    assert set(np.unique(found)) <= {7, 255, 3, 0, 40} and len(np.unique(found)) > 1
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.nodata == 254 and dataset.tags(1)["CLASS_255"] == "c255"
+        assert dataset.colormap(1)[255] == (16, 32, 48, 255) and dataset.colormap(1)[254][3] == 0
+    names = [f"n{number}" for number in range(256)]
+    full = write_model(folder / "full", conv_chain(layers=1, classes=256), classes=names, gsd=round(RES, 4))
+    refused(tiler(scene, "-m", full, "-o", tmp_path / "no.tif"), "256 classes")
+
+
+@pytest.mark.parametrize("crs, size", [("EPSG:4326", 5.4e-6), ("EPSG:32631", 0.7)])
+@pytest.mark.parametrize("up", [False, True])
+def test_another_grid_and_rows_that_run_up(model: Path, tmp_path: Path, crs: str, size: float, up: bool) -> None:
+    """Resampled to the model's resolution: the export still is what the map shows at native resolution."""
+    from starlette.testclient import TestClient
+
+    from tiler.app import create_app
+    from tiler.settings import SceneSettings, Settings
+
+    left, top = (4.0, 50.0) if crs == "EPSG:4326" else (500000.0, 5600000.0)
+    place = Affine(size, 0, left, 0, -size, top) if not up else Affine(size, 0, left, 0, size, top - 280 * size)
+    scene = write_scene(tmp_path / "scene.tif", landscape(280, 310), crs=crs, transform=place)
+    (found,) = exported(scene, model, tmp_path / "out.tif", "--block", 256, "--max-window-pixels", 20000)
+    assert (found != 255).all()
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.transform.e < 0 and dataset.bounds.top == pytest.approx(top)
+        bounds, code, shape = dataset.bounds, crs, dataset.shape
+    settings = Settings(
+        scenes={"s": SceneSettings(path=str(scene))}, models={"m": str(model)}, runtime="onnxruntime", materialised=""
+    )
+    with TestClient(create_app(settings)) as client:
+        box = ",".join(map(repr, bounds))
+        answer = client.get(f"/s/m/bbox/{box}/{shape[1]}x{shape[0]}.npy", params={"coord_crs": code, "dst_crs": code})
+        assert answer.status_code == 200, answer.text
+    import io
+
+    live = np.load(io.BytesIO(answer.content))
+    assert (live[0] == found).mean() == 1.0
