@@ -366,7 +366,13 @@ def test_between_two_parts_far_apart_nothing_is_inferred(model: Path, tmp_path: 
 def test_an_embedding_of_many_channels(folder: Path, scene: Path, tmp_path: Path) -> None:
     """Its blocks are smaller: 2048 x 2048 of them would take a gigabyte each."""
     channels = 64
-    model = write_model(folder / "embed", conv_chain(layers=2, classes=channels), kind="embedding", gsd=round(RES, 4))
+    model = write_model(
+        folder / "embed",
+        conv_chain(layers=2, classes=channels),
+        tasks=["embedding"],
+        channels=channels,
+        gsd=round(RES, 4),
+    )
     wide = write_scene(tmp_path / "wide.tif", landscape(900, 1500))
     done = tiler(wide, "-m", model, "-o", tmp_path / "dry.tif", "--dry-run", "--json", "--max-window-pixels", 90000)
     plan = json.loads(done.stdout)
@@ -378,10 +384,9 @@ def test_an_embedding_of_many_channels(folder: Path, scene: Path, tmp_path: Path
 
 
 def test_a_regression_keeps_its_holes_in_overviews(folder: Path, tmp_path: Path) -> None:
-    model = write_model(
-        folder / "height", conv_chain(layers=2, classes=1), kind="regression", gsd=round(RES, 4),
-        values={"name": "height", "unit": "m"},
-    )  # fmt: skip
+    value = {"name": "height", "unit": "m", "scale": 10, "range": [-100, 100]}
+    net = conv_chain(layers=2, classes=1)
+    model = write_model(folder / "height", net, tasks=["regression"], gsd=round(RES, 4), output={"value": value})
     valid = np.ones((1100, 1300), bool)
     valid[200:500, 300:900] = False
     scene = write_scene(tmp_path / "holes.tif", landscape(1100, 1300), mask=valid)
@@ -396,7 +401,7 @@ def test_a_regression_keeps_its_holes_in_overviews(folder: Path, tmp_path: Path)
 
 
 def test_classes_of_any_number_and_256_of_them(folder: Path, scene: Path, tmp_path: Path) -> None:
-    odd = [{"value": value, "name": f"c{value}", "color": "#102030"} for value in (7, 255, 3, 0, 40)]
+    odd = [{"value": value, "name": f"c{value}", "color_hint": "102030"} for value in (7, 255, 3, 0, 40)]
     model = write_model(folder / "odd", conv_chain(layers=2), classes=odd, gsd=round(RES, 4))
     (found,) = exported(scene, model, tmp_path / "out.tif")
     assert set(np.unique(found)) <= {7, 255, 3, 0, 40} and len(np.unique(found)) > 1

@@ -166,6 +166,11 @@ class Session:
             self._own.close()
 
     @property
+    def is_current(self) -> bool:
+        """Whether the scenes are still what was opened."""
+        return all(layer.scene.is_current for layer in self.layers)
+
+    @property
     def whole(self) -> bool:
         """Whether blocks are inferred as they are: an exact model on its own grid. Else from cells."""
         layer = self.layers[0]
