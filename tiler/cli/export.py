@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tiler.export.local import Manner
     from tiler.export.order import Order
     from tiler.export.polygons import Outlines
+    from tiler.export.products import Product
     from tiler.export.scenes import NamedScene
     from tiler.values import Output
 
@@ -215,9 +216,19 @@ def _export(order: Order, out: Path, how: _How) -> None:
             _register(list(result.files.values()))
         first, polygons = told_of[0].products[0], None
         if how.outlines is not None:
-            count = how.outlines.write(path_of(out, first, first), first, reporter.step)
+            count = _outlined(how.outlines, path_of(out, first, first), first, reporter, stop)
             polygons = how.outlines.out, count
     reporter.end(result, polygons)
+
+
+def _outlined(outlines: Outlines, raster: Path, product: Product, reporter: Reporter, stop: threading.Event) -> int:
+    def step(stage: str, done: int, total: int) -> None:
+        reporter.step(stage, done, total)
+        if stop.is_set():
+            reporter.stopped()
+            raise typer.Exit(STOPPED)
+
+    return outlines.write(raster, product, step)
 
 
 def _register(files: list[Path]) -> None:
