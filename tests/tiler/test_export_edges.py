@@ -441,3 +441,65 @@ def test_another_grid_and_rows_that_run_up(model: Path, tmp_path: Path, crs: str
 
     live = np.load(io.BytesIO(answer.content))
     assert (live[0] == found).mean() == 1.0
+
+
+def test_a_mask_is_cut_at_the_models_own_threshold(folder: Path, scene: Path, tmp_path: Path) -> None:
+    from tests.tiler.helpers import whole_scores
+
+    window = {"multiple": 1, "period": 1, "halo": 2}
+    net = conv_chain(layers=2, classes=1)
+    found, shares = {}, {}
+    for own in (0.4, 0.5):
+        model = write_model(
+            folder / f"mask{own}", net, classes=[{"value": 1, "name": "field"}], gsd=round(RES, 4), window=window,
+            exactness="exact", output={"threshold": own},
+        )  # fmt: skip
+        (found[own],) = exported(scene, model, tmp_path / f"{own}.tif", "--output", "probability")
+        with rasterio.open(tmp_path / f"{own}_probability.tif") as dataset:
+            shares[own] = dataset.read()[-1] / 254
+    with rasterio.open(scene) as dataset:
+        scaled = dataset.read() / np.float32(255)
+    (logit,) = whole_scores(folder / "mask0.4" / "model.onnx", scaled, pad=2)
+    share = 1 / (1 + np.exp(-logit.astype(float)))
+    for own, classes in found.items():
+        sure = np.abs(share - own) > 1e-3
+        assert ((classes == 1) == (share >= own))[sure].all()
+        assert np.abs(shares[own] - share).max() < 0.5 / 254 + 1e-3
+    assert (found[0.4] != found[0.5]).any()
+
+
+def test_a_queue_shorter_than_a_piece(scene: Path, model: Path, tmp_path: Path) -> None:
+    """Asked for all at once it would be refused for ever."""
+    from tiler.catalog import Catalog
+    from tiler.engine import Engine
+    from tiler.export.order import Order, SceneOrder
+    from tiler.export.session import Session
+    from tiler.scene import open_scene
+
+    (expected,) = exported(scene, model, tmp_path / "out.tif", "--gsd", 2 * RES)
+    engine, catalog = Engine(max_pending_cells=9), Catalog({"m": str(model)}, runtime="onnxruntime")
+    order = Order((SceneOrder(str(scene)),), str(model), gsd=2 * RES)
+    session = Session(order, (catalog.layer("s", "m", lambda: open_scene(scene)),), engine)
+    try:
+        (rect,) = session.facts().blocks
+        assert (session.block(rect)["class"][0] == expected).all()
+    finally:
+        engine.close()
+        catalog.close()
+
+
+def test_room_that_parts_take_already_is_not_asked_for_again(
+    scene: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiler.export.parts import Parts
+
+    out = tmp_path / "out.tif"
+    exported(scene, model, out, "--keep-parts")
+    out.unlink()
+    assert Parts(tmp_path / "out.tif.parts").size() > 1000
+    plan = json.loads(tiler(scene, "-m", model, "-o", tmp_path / "no.tif", "--dry-run", "--json").stdout)
+    need = HEIGHT * WIDTH * 7 // 3
+    assert plan["blocks"] == 1
+    monkeypatch.setattr(Parts, "free", lambda self: need - 1000)
+    refused(tiler(scene, "-m", model, "-o", tmp_path / "no.tif"), "GB of disk")
+    exported(scene, model, out)

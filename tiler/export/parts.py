@@ -155,6 +155,14 @@ class Parts:
             finally:
                 lock.release()
 
+    def size(self) -> int:
+        """Bytes of the parts that are there."""
+        total = 0
+        for path in self.folder.glob("[0-9]*.tif"):
+            with suppress(FileNotFoundError):  # another process may be at work
+                total += path.stat().st_size
+        return total
+
     def free(self) -> int:
         """Bytes that the disk has left."""
         place = self.folder

@@ -388,7 +388,10 @@ class Session:
         scores: dict[Cell, Scores] = {}
         if todo.cells:
             everything = any(wants(layer, style) for style in styles)
-            scores = self._scores(layer, todo.cells, everything)
+            # Never more than the engine takes: it would refuse them for ever.
+            most = max(1, self.engine.max_pending_cells // 2)
+            for start in range(0, len(todo.cells), most):
+                scores |= self._scores(layer, todo.cells[start : start + most], everything)
         return [picture(replace(todo, style=style), scores) for style in styles]
 
     def _scores(self, layer: Layer, cells: list[Cell], everything: bool) -> dict[Cell, Scores]:
