@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -342,3 +343,67 @@ def test_bands_and_holes_of_a_served_scene(model: Path, tmp_path: Path) -> None:
             with rasterio.open(home / "exports" / body["id"] / "field-m.tif") as dataset:
                 found.append(dataset.read(1))
     assert (found[0] == found[1]).all() and ((found[0] != 255) == valid).all()
+
+
+def test_who_stops_listening_leaves_nothing_behind(client: TestClient, hold: Hold) -> None:
+    """A browser closes its stream while the export runs."""
+    number = ask(client).json()["id"]
+    assert hold.begun.wait(DEADLINE)
+    sent: list[dict[str, Any]] = []
+
+    async def listen() -> set[asyncio.Task[Any]]:
+        heard = asyncio.Event()
+        asked = False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal asked
+            if not asked:
+                asked = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await heard.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+            if message.get("body"):
+                heard.set()
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
+            "path": f"/exports/{number}/events", "raw_path": f"/exports/{number}/events".encode(), "root_path": "",
+            "query_string": b"", "headers": [(b"host", b"testserver")], "server": ("testserver", 80),
+            "client": ("t", 1),
+        }  # fmt: skip
+        await asyncio.wait_for(client.app(scope, receive, send), 10)
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    left = asyncio.run(listen())
+    assert not left and b'"running"' in b"".join(message.get("body", b"") for message in sent)
+    hold.go.set()
+    assert ended(client, number)["status"] == "finished"
+
+
+def test_an_ensemble_and_a_warped_result_by_the_server(scene: Path, model: Path, tmp_path: Path) -> None:
+    """The server's own queue, cells and pool: the file is what the map shows there."""
+    import io
+
+    import rasterio
+
+    gsds = {"m": [round(RES, 4), round(2 * RES, 4)]}
+    with serve(scene, model, tmp_path, gsds=gsds, materialised="") as client:
+        body = ended(client, ask(client, output="spread").json()["id"])
+        assert body["status"] == "finished" and len(body["files"]) == 2, body
+        warped = ended(client, ask(client, crs="EPSG:4326", bbox=[0.0092, 0.0437, 0.0108, 0.0448]).json()["id"])
+        assert warped["status"] == "finished", warped
+        for job, code in ((body, "EPSG:3857"), (warped, "EPSG:4326")):
+            with rasterio.open(tmp_path / "exports" / job["id"] / "field-m.tif") as dataset:
+                found, box, nodata = dataset.read(1), dataset.bounds, dataset.nodata
+            answer = client.get(
+                f"/field/m/bbox/{','.join(map(repr, box))}/{found.shape[1]}x{found.shape[0]}.npy",
+                params={"coord_crs": code, "dst_crs": code},
+            )
+            assert answer.status_code == 200, answer.text
+            classes, mask = np.load(io.BytesIO(answer.content))
+            assert ((mask != 0) == (found != nodata)).mean() > 0.999
+            both = (mask != 0) & (found != nodata)
+            assert both.mean() > 0.5 and (classes == found)[both].mean() > 0.999, code
