@@ -220,7 +220,8 @@ def filled(rings: Sequence[Points], rect: Rect) -> Mask:
     Even-odd rule on the row through the centres; a centre on an edge is inside if the polygon lies to its right, or on
     a level edge below it, so that polygons side by side share every pixel out. `rings` are closed, in (column, row).
     """
-    turns = np.zeros((rect.height, rect.width + 1), np.int32)
+    # One byte each: only whether they are odd counts, and 256 is even.
+    turns = np.zeros((rect.height, rect.width + 1), np.uint8)
     for ring in rings:
         (x0, y0), (x1, y1) = ring[:-1].T, ring[1:].T
         # Always from the upper end, so that neighbours compute the same crossing.
@@ -236,5 +237,5 @@ def filled(rings: Sequence[Points], rect: Rect) -> Mask:
         x = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0) / (y1 - y0))[edge]
         col = np.clip(np.ceil(x - 0.5) - rect.col_off, 0, rect.width).astype(np.int64)
         np.add.at(turns, (row - rect.row_off, col), 1)
-    inside: Mask = np.cumsum(turns[:, :-1], axis=1) % 2 == 1
+    inside: Mask = (np.cumsum(turns[:, :-1], axis=1, dtype=np.uint8) & 1).view(bool)
     return inside
