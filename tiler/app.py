@@ -292,7 +292,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def refuse_parameters(request: Request, error: RequestValidationError) -> Response:
-        return _unkept(await request_validation_exception_handler(request, error))
+        try:
+            return _unkept(await request_validation_exception_handler(request, error))
+        except ValueError:
+            # What was given is no JSON when it is given back: NaN, Infinity.
+            told = [{key: item[key] for key in ("type", "loc", "msg")} for item in error.errors()]
+            return _unkept(JSONResponse({"detail": told}, 422))
 
     if jobs is not None:
         wanted = settings.export_token.get_secret_value() if settings.export_token else None
