@@ -18,10 +18,10 @@ import sys
 from dask.distributed import Client
 from dask_jobqueue import SLURMCluster
 
-from tiler.cli.common import GDAL_DEFAULTS
+from tiler.gdal import EXPORT_CACHE, GDAL_DEFAULTS
 
 # What `tiler export` sets for itself, and workers that Dask starts have to be told.
-ENVIRONMENT = {"GDAL_CACHEMAX": "128", "MALLOC_ARENA_MAX": "2", **GDAL_DEFAULTS}
+ENVIRONMENT = {**EXPORT_CACHE, "MALLOC_ARENA_MAX": "2", **GDAL_DEFAULTS}
 
 
 def arguments() -> argparse.Namespace:

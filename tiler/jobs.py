@@ -252,7 +252,7 @@ class Jobs:
             aside.write_json(place / "job.json", {"title": job.title, "created": job.created, "files": None})
             outlines = Outlines(place / f"{wish.name}.{wish.vector}", overwrite=True) if wish.vector else None
             if outlines is not None:
-                outlines.check()
+                outlines.check(out)
             done = export(wish.order, out, Manner(overwrite=True), session=session, tell=tell, stop=job.stop)
             files = list(done.files.values())
             if outlines is not None:

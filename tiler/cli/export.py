@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from tiler.cli.common import bands_of, errors, numbers_of, told
 from tiler.cli.reporting import Bar, Lines, Reporter
+from tiler.gdal import settle
 
 if TYPE_CHECKING:
     from tiler.export.local import Manner
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from tiler.export.products import Product
     from tiler.export.scenes import NamedScene
     from tiler.values import Output
-
-# Megabytes of decoded tiles that GDAL keeps; its own default is a share of the machine's memory.
-GDAL_CACHE = "128"
 
 STOPPED = 130
 
@@ -81,7 +79,7 @@ def export(
     register: Annotated[bool, typer.Option(help="Let live maps of this scene and model use the result")] = True,
 ) -> None:
     """Predict whole scenes, with the same pixels as the live map. The same command again goes on where it stopped."""
-    os.environ.setdefault("GDAL_CACHEMAX", GDAL_CACHE)
+    settle(exporting=True)
     with told():
         from tiler.errors import InferenceError, RequestError
         from tiler.export.aoi import read_aoi
@@ -178,7 +176,7 @@ def _targets(
     for _, target in targets:
         check_output(target)
     if outlines is not None:
-        outlines.check()
+        outlines.check(targets[0][1])
     return targets
 
 
@@ -215,7 +213,7 @@ def _export(order: Order, out: Path, how: _How) -> None:
         if how.register:
             _register(list(result.files.values()))
         first, polygons = told_of[0].products[0], None
-        if how.outlines is not None:
+        if how.outlines is not None and not (result.already and how.outlines.out.exists()):
             count = _outlined(how.outlines, path_of(out, first, first), first, reporter, stop)
             polygons = how.outlines.out, count
     reporter.end(result, polygons)

@@ -20,6 +20,7 @@ from tiler.export.order import Order
 from tiler.export.parts import ExportError, Parts, Receipt
 from tiler.export.plan import bounds_of
 from tiler.export.session import Facts, Session, Stopped
+from tiler.gdal import settle
 from tiler.values import Output
 
 # Seconds between two words of progress when no block has been finished meanwhile.
@@ -148,6 +149,8 @@ def _session(text: str) -> Iterator[Session]:
             # exports may share a worker: what has tasks at work stays.
             for old in [old for old in _sessions if not _using[old]]:
                 _sessions.pop(old).close()
+            # On a cluster this is the first that a worker hears of GDAL.
+            settle(exporting=True)
             _sessions[text] = Session.open(Order.from_json(text))
         session = _sessions[text]
         _using[text] += 1
