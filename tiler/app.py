@@ -303,7 +303,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if state.default_pair:
         # It answers at once, always.
         catalog.models.pinned.add(parse_address(state.default_pair[1]).model)
-        state.warm(state.open(*state.default_pair).layer.loaded)
+        reader = state.open(*state.default_pair)
+        state.warm(reader.layer.loaded)
+        documents.tilejson(reader, "", "", "")  # its zooms are worked out once: the page's first question
     if state.default_pair or (settings.scenes and registry is not None):
         _add_pairs(app, state, state.default_pair)
     return app
