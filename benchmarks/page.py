@@ -1,12 +1,12 @@
-"""How soon the map page shows a prediction: first drawn pixel after navigation against the server's own time for its tile.
+"""How soon the map page shows a prediction: first drawn pixel after navigation against the server's time for its tile.
 
     python -m benchmarks.page [--runs 5] [--size 4096] [--folder .demo]
 
 Each run starts a server process of its own, with empty caches, and opens the page in a Chromium that has never seen it.
-The first pixel is read back from the prediction's own canvas, in the frame that draws it. The server's own time is that of
-the very tile that came first, asked for alone by a plain client on this machine, after its caches were emptied: the median
-of three. Its Server-Timing names the slowest window only, and says nothing of planning and of the others: `timing_ms`.
-Ends with one line of JSON.
+The first pixel is read back from the prediction's own canvas, in the frame that draws it. The server's time is that of the
+very tile that came first, asked for alone by a plain client on this machine after its caches were emptied: the median of
+three. Its Server-Timing names the slowest window only, and says nothing of planning and of the others: `timing_ms`. Ends
+with one line of JSON.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from tiler.demo import MODEL_FOLDER
 DEADLINE = 60.0
 REPEATS = 3
 VIEWPORT = {"width": 1500, "height": 800}
-# Written before the page's own scripts run. A frame of OpenLayers costs what it costs: the canvas is looked at only once
-# there is a tile, and until a pixel of it has been seen.
+# Runs before the page's own scripts. To look at a canvas takes time: only once there is a tile, until a pixel was seen.
 PROBE = """
 (() => {
   const seen = window.seen = {first: null};
