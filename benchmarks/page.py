@@ -3,10 +3,10 @@
     python -m benchmarks.page [--runs 5] [--size 4096] [--folder .demo]
 
 Each run starts a server process of its own, with empty caches, and opens the page in a Chromium that has never seen it.
-The first pixel is read back from the prediction's own canvas, in the frame that draws it. The server's time is that of the
-very tile that came first, asked for alone by a plain client on this machine after its caches were emptied: the median of
-three. Its Server-Timing names the slowest window only, and says nothing of planning and of the others: `timing_ms`. Ends
-with one line of JSON.
+The first pixel is read back from the prediction's own canvas, in the frame that draws it. The server's time is that of
+the very tile that came first, asked for alone by a plain client on this machine after its caches were emptied: the
+median of three. Its Server-Timing (`timing_ms`) names the slowest window only, and says nothing of planning and of the
+others. Ends with one line of JSON.
 """
 
 from __future__ import annotations
