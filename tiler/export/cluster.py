@@ -55,7 +55,7 @@ def export(
     except ImportError:
         raise InferenceError("exports on a cluster need Dask", "pip install 'titiler-inference[dask]'") from None
     # A lost connection is told of below, without a traceback.
-    for name in ("distributed", "tornado"):
+    for name in ("distributed.client", "distributed.core", "distributed.utils", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client: Any = distributed.Client(address, timeout=TIMEOUT)  # type: ignore[no-untyped-call]
