@@ -50,7 +50,7 @@ export class Areas {
     const target = this.map.getTargetElement();
     target.dataset.drawing = '';
     target.focus({preventScroll: true});
-    say('Click each corner; a double click ends the polygon. By keyboard: arrows move the map, Enter sets a corner, Backspace takes it away.');
+    say('Click each corner, a double click ends it. Or: arrows, Enter for a corner, twice ends it.');
   }
 
   stopDrawing() {

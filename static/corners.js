@@ -1,7 +1,7 @@
 // A polygon drawn without a pointer: the map is moved under a cross, and Enter sets a corner there.
 import {say} from './dom.js';
 
-const FINE = 8; // pixels of a step with Shift; without, the map's own arrow keys pan
+const FAR = 64, FINE = 8; // pixels of a step, and of one with Shift
 const STEPS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]};
 const LEAST = 3;
 
@@ -33,11 +33,11 @@ export function watchCorners(map, current) {
     if (owner !== drawing) [owner, corners] = [drawing, []];
     if (event.key === 'Enter') enter(drawing);
     else if (event.key === 'Backspace') back(drawing);
-    else if (step && event.shiftKey) {
-      const size = FINE * map.getView().getResolution();
+    else if (step) {
+      const size = (event.shiftKey ? FINE : FAR) * map.getView().getResolution();
       map.getView().adjustCenter(step.map(part => part * size));
     } else return;
     event.preventDefault();
     event.stopPropagation();
-  }, true); // before the map's own: Shift with an arrow would pan as far as without
+  }, true); // before the map's own, whose panning takes a while: a corner would be set on the way
 }
