@@ -180,6 +180,7 @@ def run(
     overwrite: bool = False,
     keep_parts: bool = False,
     hits: Callable[[], int] = lambda: 0,
+    inferred: Callable[[], None] = lambda: None,
 ) -> Result:
     """Make what is missing, and put it together.
 
@@ -193,6 +194,7 @@ def run(
         overwrite: whether files and parts of other exports are replaced.
         keep_parts: whether the parts stay.
         hits: gives `Progress.cache_hits`.
+        inferred: called when no block is missing any more, before the files are put together.
 
     Raises:
         ExportError: something is in the way: another process, other files, the disk.
@@ -220,6 +222,7 @@ def run(
     try:
         parts.sweep()
         receipts, made = _all_blocks(executor, order, facts, parts, at_once, tell, stop, hits)
+        inferred()
         progress = Progress(
             "writing", len(facts.blocks), len(facts.blocks), len(facts.blocks) - made, facts.pixels, facts.pixels,
             facts.frame.grid.gsd, 0.0,

@@ -167,9 +167,10 @@ class Session:
     def close(self) -> None:
         """Stop, and free what the session has opened itself."""
         self.stop.set()
-        if self._own is not None:
+        own, self._own = self._own, None
+        if own is not None:
             self.engine.close()
-            self._own.close()
+            own.close()
 
     @property
     def is_current(self) -> bool:
