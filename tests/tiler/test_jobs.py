@@ -21,6 +21,9 @@ from tiler.app import create_app
 from tiler.export.session import Session
 from tiler.settings import SceneSettings, Settings
 
+# A server for each.
+pytestmark = pytest.mark.slow
+
 CLASSES = ["water", "forest", "soil", "road", "roof"]
 DEADLINE = 60.0
 
