@@ -38,9 +38,13 @@ COPY constraints.txt /wheels/constraints.txt
 
 FROM base AS serve
 ARG PIP_EXTRA_INDEX_URL
-RUN pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[torch]" && rm -rf /wheels
+# Others: redis (a shared cache), vector (exports as polygons), dask (exports on many machines), openvino, remote.
+ARG EXTRAS=torch
+RUN pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[${EXTRAS}]" && rm -rf /wheels
 USER tiler
 WORKDIR /home/tiler
+# A new volume here belongs to whom the folder belongs to.
+RUN mkdir state
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]

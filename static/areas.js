@@ -2,6 +2,7 @@
 import {postJSON} from './api.js';
 import {at, bar, make, save, say} from './dom.js';
 import {matrixOf, measuresOf} from './accuracy.js';
+import {watchCorners} from './corners.js';
 
 const SETTLE_MS = 150; // a corner that is dragged is many events
 
@@ -18,6 +19,7 @@ export class Areas {
     map.addInteraction(this.modify);
     this.source.on(['addfeature', 'changefeature', 'removefeature', 'clear'], () => this.later());
     this.abort = new AbortController();
+    watchCorners(map, () => this.interaction);
     at('draw').onclick = () => this.drawing ? this.stopDrawing() : this.draw();
     at('view-area').onclick = () => this.useView();
     at('clear-area').onclick = () => this.clear();
@@ -45,12 +47,16 @@ export class Areas {
       setTimeout(() => this.stopDrawing());
     });
     this.map.addInteraction(this.interaction);
-    say('Click each corner; a double click ends the polygon.');
+    const target = this.map.getTargetElement();
+    target.dataset.drawing = '';
+    target.focus({preventScroll: true});
+    say('Click each corner, a double click ends it. Or: arrows, Enter for a corner, twice ends it.');
   }
 
   stopDrawing() {
     if (this.interaction) this.map.removeInteraction(this.interaction);
     this.interaction = null;
+    delete this.map.getTargetElement().dataset.drawing;
     at('draw').textContent = 'Draw a polygon';
     at('draw').setAttribute('aria-pressed', 'false');
   }

@@ -17,7 +17,8 @@ export function watchKeys(keys) {
   });
   const rows = Object.entries(keys).flatMap(([key, [words]]) => [make('dt', {}, make('kbd', {text: key})), make('dd', {text: words})]);
   const box = make('input', {type: 'checkbox', checked: true, onchange: () => { on = box.checked; }});
-  at('keys').replaceChildren(...rows, make('dt', {}, make('kbd', {text: 'arrows + −'})), make('dd', {text: 'Pan and zoom, while the map has the focus'}));
+  at('keys').replaceChildren(...rows, make('dt', {}, make('kbd', {text: 'arrows + −'})), make('dd', {text: 'Pan and zoom, while the map has the focus'}),
+    make('dt', {}, make('kbd', {text: 'Enter ⌫ Shift+arrows'})), make('dd', {text: 'While drawing: a corner under the cross (twice: the last), one less, small steps'}));
   at('keys').after(make('label', {}, box, ' Single keys are on'));
   at('help').onclick = () => at('help-dialog').showModal();
 }

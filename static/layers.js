@@ -22,6 +22,9 @@ export function hasWebGL() {
   return canDraw;
 }
 
+/** The address of tiles with two pixels for each point, where the screen has them. */
+export const sharpened = template => window.devicePixelRatio > 1 ? template.replace('{y}', '{y}@2x') : template;
+
 /** A layer of tiles that are pictures already: imagery, labels, errors. */
 export function pictureLayer(template, tilejson, options = {}) {
   const sharp = window.devicePixelRatio > 1 && options.sharp;
@@ -30,7 +33,7 @@ export function pictureLayer(template, tilejson, options = {}) {
     extent: extentOf(tilejson.bounds),
     minZoom: options.minZoom,
     source: new ol.source.XYZ({
-      url: sharp ? template.replace('{y}', '{y}@2x') : template,
+      url: sharp ? sharpened(template) : template,
       tilePixelRatio: sharp ? 2 : 1,
       crossOrigin: 'anonymous',
       interpolate: !options.numbers,

@@ -1,7 +1,10 @@
-// Loads the prediction's tiles: closes requests that nobody waits for any more, so that the server can drop the
-// inference, comes back after a "busy" answer, and keeps the numbers of what it has loaded for the pointer.
-// OpenLayers does none of it.
+// Loads the prediction's tiles: one first and then several at once, closes requests that nobody waits for any more, so that
+// the server can drop the inference, comes back after a "busy" answer, and keeps the numbers of what it has loaded for the
+// pointer. OpenLayers does none of it.
 
+// A browser has six connections to a server: while predictions are waited for, imagery still comes over one of them.
+// HTTP/2 has no such bound, and more questions at once are more that the server can answer together.
+const AT_ONCE = /^h[23]/.test(performance.getEntriesByType('navigation')[0]?.nextHopProtocol) ? 16 : 5;
 const BUSY = [429, 502, 503, 504];
 const RETRIES = 6;
 const KEPT_PIXELS = 300 * 256 * 256; // four bytes each
@@ -14,7 +17,9 @@ export class Loader {
   constructor(urlOf, decode, onChange) {
     Object.assign(this, {urlOf, decode, onChange});
     this.kept = new Map(); // the least recently used first
+    this.queue = []; // asked for, and not begun
     this.flying = new Map();
+    this.places = 1; // the first alone: those of a view that are asked for together come at about the same time, late
     this.failed = new Map();
     this.pixels = 0;
     this.kind = new Map(); // what the server says of a tile: predicted, outside, zoom-in, materialised
@@ -25,22 +30,46 @@ export class Loader {
     const key = `${z}/${x}/${y}`;
     const known = this.peek(z, x, y);
     if (known) return known;
-    const own = new AbortController();
-    this.flying.set(key, own);
+    const own = new AbortController(), stop = AbortSignal.any([signal, own.signal]);
     this.failed.delete(key);
-    this.onChange();
     try {
-      const response = await patientFetch(this.urlOf(z, x, y), AbortSignal.any([signal, own.signal]));
+      await this.turn(key, own, stop);
+      this.onChange();
+      const response = await patientFetch(this.urlOf(z, x, y), stop);
       const tile = await this.decode(await response.blob(), z);
       this.kind.set(key, response.headers.get('X-Inference'));
       this.keep(key, tile);
+      this.places = AT_ONCE;
       return tile;
     } catch (error) {
-      if (error.name !== 'AbortError') this.failed.set(key, error.message);
+      if (error.name !== 'AbortError') {
+        this.failed.set(key, error.message);
+        this.places = AT_ONCE;
+      }
       throw error;
     } finally {
       if (this.flying.get(key) === own) this.flying.delete(key);
+      this.next();
       this.onChange();
+    }
+  }
+
+  /** Wait for a place, first come, first served. */
+  turn(key, own, signal) {
+    return new Promise((go, stop) => {
+      signal.throwIfAborted();
+      signal.addEventListener('abort', () => stop(signal.reason));
+      this.queue.push({key, own, go});
+      this.next();
+    });
+  }
+
+  next() {
+    while (this.queue.length && this.flying.size < this.places) {
+      const {key, own, go} = this.queue.shift();
+      if (own.signal.aborted) continue;
+      this.flying.set(key, own);
+      go();
     }
   }
 
@@ -71,8 +100,8 @@ export class Loader {
 
   /** Close the requests of tiles for which `wanted(z, x, y)` is false. */
   prune(wanted) {
-    for (const [key, abort] of this.flying) {
-      if (!wanted(...key.split('/').map(Number))) abort.abort();
+    for (const [key, own] of [...this.flying, ...this.queue.map(item => [item.key, item.own])]) {
+      if (!wanted(...key.split('/').map(Number))) own.abort();
     }
   }
 

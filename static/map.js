@@ -3,9 +3,10 @@ import {baseOf, choosePair, getJSON, tilejsonOf} from './api.js';
 import {Areas} from './areas.js';
 import {at, say, showMessage} from './dom.js';
 import {hearParent, isEmbedded, tellParent} from './embed.js';
+import {errorTiles, showErrorLegend} from './errors.js';
 import {watchExports} from './exports.js';
 import {watchKeys, watchTheme} from './keys.js';
-import {Prediction, extentOf, pictureLayer} from './layers.js';
+import {Prediction, extentOf, pictureLayer, sharpened} from './layers.js';
 import {classesOf, showLegend} from './legend.js';
 import {Panes} from './panes.js';
 import {showPicker} from './picker.js';
@@ -96,7 +97,7 @@ class Viewer {
     const numbers = {numbers: true, sharp: true};
     this.labels = labels ? [add(this.map, pictureLayer(labels, tilejson, {...numbers, className: 'answer labels'}))] : [];
     if (labels) add(this.panes.labels, pictureLayer(labels, tilejson, numbers));
-    this.errors = labels ? [add(this.map, pictureLayer(`${base}/errors/{z}/{x}/{y}.png?v=${pair.labels_version ?? ''}`, tilejson, {...numbers, className: 'answer errors', minZoom: tilejson.minzoom - 0.5}))] : [];
+    this.errors = labels ? [add(this.map, pictureLayer(errorTiles(this), tilejson, {...numbers, className: 'answer errors', minZoom: tilejson.minzoom - 0.5}))] : [];
     for (const layer of this.labels) layer.setZIndex(11);
     for (const layer of this.errors) layer.setZIndex(12);
     for (const layer of this.imagery) layer.setZIndex(1);
@@ -129,7 +130,7 @@ class Viewer {
       if (node.id !== 'stage') node.hidden = !pair.labels;
     }
     showPicker(this.pairs, pair, chosen => {
-      if (chosen.model !== state.model) Object.assign(state, {visible: null, colors: {}}); // numbers of another model
+      if (chosen.model !== state.model) Object.assign(state, {visible: null, colors: {}, errors: null}); // numbers of another model
       this.open(chosen).catch(error => say(error.message));
     });
     showLegend(tilejson, classes, state, change => {
@@ -148,6 +149,10 @@ class Viewer {
     this.prediction.layer.setOpacity(state.opacity / 100);
     for (const layer of this.labels) layer.setVisible(shows('labels'));
     for (const layer of this.errors) layer.setVisible(shows('errors'));
+    showErrorLegend(this, shows('errors') && pair.labels, () => {
+      for (const layer of this.errors) layer.getSource().setUrl(sharpened(errorTiles(this)));
+      this.set({});
+    });
     this.panes.show(state.mode, pair.labels);
     this.panes.swipe(state.swipe);
     at('opacity').value = state.opacity;
@@ -193,7 +198,7 @@ class Viewer {
       p: ['Draw a polygon, or stop', () => at('draw').click()],
       v: ['Measure this view', () => { at('area').open = true; this.areas.useView(); }],
       u: ['Use this layer in …', () => at('use').click()],
-      Escape: ['Stop drawing', () => this.areas.stopDrawing()],
+      Escape: ['Stop drawing', () => { if (this.areas.drawing) say('Drawing is given up.'); this.areas.stopDrawing(); }],
       '?': ['These keys', () => at('help-dialog').showModal()],
     });
     this.map.on('moveend', () => this.remember());

@@ -3,10 +3,10 @@
 const REVISION = /^[0-9a-f]{12}$/;
 const MODES = ['over', 'swipe', 'side'];
 
-/** Everything that the address keeps. `visible` null: all classes. */
+/** Everything that the address keeps. `visible` null: all classes. `errors`: see `errors.js`; -1: of all classes. */
 export const blankState = () => ({
   view: null, scene: null, model: null, revision: null, mode: 'over', swipe: 50, opacity: 60,
-  layers: ['imagery', 'prediction'], visible: null, threshold: 0, colors: {},
+  layers: ['imagery', 'prediction'], visible: null, threshold: 0, colors: {}, errors: null,
 });
 
 /** Read a hash; what makes no sense is left out. */
@@ -29,6 +29,7 @@ export function parse(hash) {
   state.threshold = within('t', 0, 100, 0);
   if (given.has('l')) state.layers = list(given.get('l'));
   if (given.has('c')) state.visible = list(given.get('c')).map(Number).filter(Number.isInteger);
+  if (/^(-1|\d+)$/.test(given.get('e') ?? '')) state.errors = Number(given.get('e'));
   for (const part of list(given.get('k') ?? '')) {
     const found = /^(\d+):([0-9a-f]{6})$/.exec(part);
     if (found) state.colors[found[1]] = `#${found[2]}`;
@@ -48,6 +49,7 @@ export function format(state) {
   if (state.layers.join() !== 'imagery,prediction') add('l', state.layers.join());
   if (state.visible) add('c', state.visible.join());
   if (state.threshold) add('t', state.threshold);
+  if (state.errors !== null) add('e', state.errors);
   const colors = Object.entries(state.colors).map(([value, color]) => `${value}:${color.slice(1)}`);
   if (colors.length) add('k', colors.join());
   const place = view ? `${view.zoom.toFixed(2)}/${view.lat.toFixed(7)}/${view.lon.toFixed(7)}` : '';

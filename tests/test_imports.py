@@ -14,7 +14,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of tiler/, from the ground up. A room knows only rooms of storeys below its own.
 STOREYS = (
-    {"confusion", "values", "errors", "flight", "leaving", "pace", "policy", "roster", "taps", "vendor", "watch"},
+    {
+        "confusion",
+        "values",
+        "errors",
+        "flight",
+        "gdal",
+        "leaving",
+        "pace",
+        "policy",
+        "roster",
+        "taps",
+        "vendor",
+        "watch",
+    },
     {"cache", "grid", "middleware", "pool", "scene", "settings", "shared_cache", "windows"},
     {
         "allowed",

@@ -219,6 +219,9 @@ def test_an_sdist_carries_the_library(tmp_path):
     shutil.unpack_archive(sdist, unpacked)
     (root,) = unpacked.iterdir()
     assert vendor.is_current(root)
+    # What the tests read and the README leads to is there, too.
+    for name in ("docs/export.md", "deploy/compose.yaml", "examples", "Dockerfile", "tests/test_docs.py"):
+        assert (root / name).exists(), name
     wheel, output = build(root, "wheel", tmp_path / "out", PATH=str(tmp_path / "nowhere"))
     assert vendor.COMMAND not in output
     assert "tiler/static/vendor/ol/ol.js" in zipfile.ZipFile(wheel).namelist()

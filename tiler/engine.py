@@ -398,6 +398,11 @@ class Engine:
         return len(self._flight)
 
     @property
+    def max_pending_cells(self) -> int:
+        """Cells that may be in flight: a request for more is refused however often it is made."""
+        return self._max_pending_cells
+
+    @property
     def busy(self) -> frozenset[str]:
         """Revisions of layers that have cells in flight, and of ensembles whose members' cells are asked for."""
         with self._changed:

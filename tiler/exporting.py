@@ -97,6 +97,7 @@ def exporting(jobs: Jobs, engine: Engine, wish_of: Callable[[ExportRequest], Wis
         headers = {"Cache-Control": NO_STORE, "X-Accel-Buffering": "no"}
         return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
 
+    @router.head("/{export}/files/{name}", include_in_schema=False)
     @router.get("/{export}/files/{name}", operation_id="getExportFile", response_class=FileResponse)
     async def file(export: JobPath, name: FilePath) -> FileResponse:
         """A result, whole or by ranges: GDAL reads it as /vsicurl/."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import threading
 import time
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 
 # Exports that may wait for the one that runs.
 MOST_WAITING = 16
+
+# Pixels of the rectangle around what is wanted, in those that one export may have.
+MOST_AROUND = 4
+
+ID = re.compile("[0-9a-f]{12}")
 
 ENDED = ("finished", "failed", "cancelled")
 
@@ -141,18 +147,20 @@ class Jobs:
             BusyError: too many wait already.
         """
         session = self._open_session(wish)
+        around = session.frame.region.pixels
+        if around > MOST_AROUND * self.max_pixels:
+            # Even to count what is wanted of it would take long.
+            raise self._too_large(around)
         facts = session.known = session.facts()
         if facts.pixels > self.max_pixels:
-            raise TooLargeError(
-                f"the export has {facts.pixels / 1e6:.0f} Mpx, the limit is {self.max_pixels / 1e6:.0f} Mpx",
-                "Choose a smaller area, or use `tiler export`",
-            )
+            raise self._too_large(facts.pixels)
         if wish.vector and not facts.products[0].classes:
             raise RequestError("only classes become polygons", "Leave vector out")
         number = hashlib.sha256(f"{facts.job} {wish.vector}".encode()).hexdigest()[:12]
         with self._lock:
             there = self._jobs.get(number)
-            if there is not None and (not there.ended or there.now.status == "finished"):
+            # One that was deleted may still be at work: it is cleared away before the new one begins.
+            if there is not None and not there.stop.is_set() and there.now.status not in ("failed", "cancelled"):
                 return there
             if self._closing or sum(not job.ended for job in self._jobs.values()) > MOST_WAITING:
                 raise BusyError(f"{MOST_WAITING} exports are waiting already", "Ask again later", retry_after=30)
@@ -165,6 +173,12 @@ class Jobs:
             self._jobs.move_to_end(number)
         self._queue.put(job)
         return job
+
+    def _too_large(self, pixels: int) -> TooLargeError:
+        return TooLargeError(
+            f"the export has {pixels / 1e6:.0f} Mpx, the limit is {self.max_pixels / 1e6:.0f} Mpx",
+            "Choose a smaller area, or use `tiler export`",
+        )
 
     def get(self, number: str) -> Job:
         """A job by its id.
@@ -238,14 +252,14 @@ class Jobs:
             aside.write_json(place / "job.json", {"title": job.title, "created": job.created, "files": None})
             outlines = Outlines(place / f"{wish.name}.{wish.vector}", overwrite=True) if wish.vector else None
             if outlines is not None:
-                outlines.check()
+                outlines.check(out)
             done = export(wish.order, out, Manner(overwrite=True), session=session, tell=tell, stop=job.stop)
             files = list(done.files.values())
             if outlines is not None:
-                outlines.write(out, session.products[0])
+                outlines.write(out, session.products[0], lambda *_: _go_on(job))
                 files.append(outlines.out)
             for path in done.files.values():
-                self._register(path)
+                self._go_live(path)
             told = tuple((path.name, path.stat().st_size) for path in files)
             aside.write_json(place / "job.json", {"title": job.title, "created": job.created, "files": told})
             job.now = replace(job.now, status="finished", files=told)
@@ -257,18 +271,18 @@ class Jobs:
             logger.exception("export %s failed", job.id)
             job.now = replace(job.now, status="failed", error=f"The export failed ({type(error).__name__}).")
 
+    def _go_live(self, path: Path) -> None:
+        try:
+            self._register(path)
+        except (InferenceError, OSError) as error:
+            # The result is there all the same.
+            logger.error("maps will not use %s: %s", path.name, error)
+
     def _find_earlier(self) -> None:
-        found: list[Job] = []
-        for file in self.folder.glob("*/job.json"):
-            told: Any = aside.read_json(file)
-            if not isinstance(told, dict) or not told.get("files"):
-                continue
-            files = tuple((str(name), int(size)) for name, size in told["files"])
-            if all((file.parent / name).is_file() for name, _ in files):
-                now = Status("finished", files=files)
-                found.append(Job(file.parent.name, str(told["title"]), frozenset(), float(told["created"]), now))
+        found = [_found_in(place) for place in self.folder.iterdir() if ID.fullmatch(place.name) and place.is_dir()]
         for job in sorted(found, key=lambda job: job.created):
             self._jobs[job.id] = job
+        self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         ended = [job for job in self._jobs.values() if job.ended]
@@ -278,6 +292,25 @@ class Jobs:
 
     def _clear(self, job: Job) -> None:
         shutil.rmtree(self.folder / job.id, ignore_errors=True)
+
+
+def _go_on(job: Job) -> None:
+    if job.stop.is_set():
+        raise Stopped
+
+
+def _found_in(place: Path) -> Job:
+    """What an earlier process has left: a finished export, or the parts of one that can be asked for again."""
+    told: Any = aside.read_json(place / "job.json")
+    try:
+        title, created = str(told["title"]), float(told["created"])
+        files = tuple((str(name), int(size)) for name, size in told["files"] or ())
+    except (TypeError, ValueError, LookupError, OverflowError):
+        title, created, files = "", place.stat().st_mtime, ()
+    if files and all((place / name).is_file() for name, _ in files):
+        return Job(place.name, title, frozenset(), created, Status("finished", files=files))
+    error = "The server was stopped before it was finished. Ask for it again: it goes on."
+    return Job(place.name, title, frozenset(), created, Status("failed", error=error))
 
 
 def told(job: Job, base: str) -> dict[str, Any]:

@@ -110,8 +110,8 @@ def test_a_style_goes_into_the_address_as_a_tile_wants_it(server: Server) -> Non
         return str(layer("utm", "landcover", kind="plain", server=server.address, **style).url.partition("?")[2])
 
     assert query() == query(threshold=None) == ""
-    assert query(classes=["a", 2], threshold=0.5) == "class=a%2C2&threshold=0.5"
-    assert query(output="probability", classes="b", rescale=(0, 0.5)) == "output=probability&class=b&rescale=0%2C0.5"
+    assert query(classes=["a", 2], threshold=0.5) == "class=a,2&threshold=0.5"
+    assert query(output="probability", classes="b", rescale=(0, 0.5)) == "output=probability&class=b&rescale=0,0.5"
     assert query(colormap={"0": "#ff0000"}, tilesize=512) == "colormap=%7B%220%22%3A+%22%23ff0000%22%7D&tilesize=512"
     assert query(return_mask=False, bidx=[1]) == "return_mask=false&bidx=1"
 

@@ -305,7 +305,7 @@ def test_spread_is_for_ensembles_only(networks: dict[str, Path], scene: Path, tm
     assert isinstance(served.get("zooms/legend.json").json(), list)
     info = served.get("zooms/info", scene, output="spread").json()
     assert (info["dtype"], info["band_descriptions"]) == ("float32", [["b1", "spread"]])
-    assert info["outputs"] == ["class", "probability", "confidence", "spread"]
+    assert info["outputs"] == ["class", "probability", "confidence", "class_confidence", "spread"]
     entry = next(item for item in served.get("").json() if item["id"] == "zooms")
     assert [(one["gsd"], one["weight"]) for one in entry["members"]] == [(0.5, 0.5), (1, 0.5)]
 

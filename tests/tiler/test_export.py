@@ -291,6 +291,9 @@ def test_classes_as_polygons(models: dict[str, Path], scene: Path, tmp_path: Pat
     assert set(told["name"]) <= set(CLASSES) and told["area_m2"].min() >= 49
     # On the ground, where a Mercator pixel is almost as large as on the map: this is near the equator.
     assert told["area_m2"].sum() == pytest.approx(found.size * RES**2, rel=0.01)
+    before = out.read_bytes()
+    again = tiler(scene, "-m", models["unet"], "-o", tmp_path / "out.tif", "--vector", out, "--runtime", "onnxruntime")
+    assert again.exit_code == 0 and "is there already" in again.stdout and out.read_bytes() == before
     refused = tiler(scene, "-m", models["unet"], "-o", tmp_path / "again.tif", "--vector", out)
     assert refused.exit_code == 2 and "already there" in refused.stderr and not (tmp_path / "again.tif").exists()
 

@@ -21,6 +21,9 @@ from tests.tiler.helpers import RES, landscape, tiles_over, whole_scene, write_s
 from tiler.app import create_app
 from tiler.settings import SceneSettings, Settings
 
+# A server for each.
+pytestmark = pytest.mark.slow
+
 CLASSES = ["water", "forest", "soil", "road", "roof"]
 
 

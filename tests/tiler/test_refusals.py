@@ -312,7 +312,7 @@ def test_a_threshold_is_a_probability(door: Door, inside: str, value: str) -> No
 def test_unknown_values_list_the_known(door: Door, inside: str) -> None:
     door.refused(
         door.tile(f"{inside}.png", output="logits"),
-        "'class', 'probability', 'confidence', 'spread', 'value' or 'rgb'",
+        "'class', 'probability', 'confidence', 'class_confidence', 'spread', 'value' or 'rgb'",
         status=422,
     )
     door.refused(door.tile(f"{inside}.png", resampling="cubic"), "'nearest' or 'bilinear'", status=422)

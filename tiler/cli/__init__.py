@@ -6,8 +6,8 @@ import typer
 from typer.models import CommandInfo
 
 from tiler.cli import check, components, ensemble, export, intake, reload, serving
-from tiler.cli.common import GDAL_DEFAULTS
 from tiler.cli.models import models_app
+from tiler.gdal import GDAL_DEFAULTS
 
 __all__ = ["GDAL_DEFAULTS", "app"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,25 +9,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tiler.gdal import settle
+
 console = Console()
 errors = Console(stderr=True)
-
-# GDAL reads these once; a stuck server must not hold a reader's thread for ever. An operator's own values win.
-GDAL_DEFAULTS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
-    "GDAL_HTTP_TIMEOUT": "30",
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "VSI_CACHE": "TRUE",
-}
 
 
 @contextmanager
 def told() -> Iterator[None]:
     """Errors of the domain in one line on standard error, exit code 2."""
-    for key, value in GDAL_DEFAULTS.items():
-        os.environ.setdefault(key, value)
+    settle()
     from pydantic import ValidationError
 
     from model_registry import ModelError

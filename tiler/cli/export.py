@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
+from rich.markup import escape
 
 from tiler.cli.common import bands_of, errors, numbers_of, told
 from tiler.cli.reporting import Bar, Lines, Reporter
+from tiler.gdal import settle
 
 if TYPE_CHECKING:
     from tiler.export.local import Manner
     from tiler.export.order import Order
     from tiler.export.polygons import Outlines
+    from tiler.export.products import Product
     from tiler.export.scenes import NamedScene
     from tiler.values import Output
-
-# Megabytes of decoded tiles that GDAL keeps; its own default is a share of the machine's memory.
-GDAL_CACHE = "128"
 
 STOPPED = 130
 
@@ -79,7 +79,7 @@ def export(
     register: Annotated[bool, typer.Option(help="Let live maps of this scene and model use the result")] = True,
 ) -> None:
     """Predict whole scenes, with the same pixels as the live map. The same command again goes on where it stopped."""
-    os.environ.setdefault("GDAL_CACHEMAX", GDAL_CACHE)
+    settle(exporting=True)
     with told():
         from tiler.errors import InferenceError, RequestError
         from tiler.export.aoi import read_aoi
@@ -95,6 +95,8 @@ def export(
         bands = tuple(bands_of(bidx) or ()) or None
         outputs = tuple(part.strip() for text in output or () for part in text.split(","))
         outlines = None if vector is None else Outlines(vector, min_area, simplify, overwrite)
+        if vector is not None and aoi is not None and vector.exists() and aoi.exists() and vector.samefile(aoi):
+            raise RequestError(f"--vector {vector.name!r} is the polygon of --aoi itself", "Choose another name")
         targets = _targets(scenes_of(scenes, asset=asset), out, mosaic, outlines)
         how = _How(
             Manner(overwrite, keep_parts, disk_check),
@@ -135,7 +137,7 @@ def export(
                     raise
                 # One scene of many that does not fit must not keep the others from being done.
                 failed += 1
-                errors.print(f"[red]{target.name}:[/red] {error}", highlight=False, soft_wrap=True)
+                errors.print(f"[red]{escape(target.name)}:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         if failed:
             raise InferenceError(f"{failed} of {len(targets)} scenes failed", "The others are done")
 
@@ -174,7 +176,7 @@ def _targets(
     for _, target in targets:
         check_output(target)
     if outlines is not None:
-        outlines.check()
+        outlines.check(targets[0][1])
     return targets
 
 
@@ -211,10 +213,20 @@ def _export(order: Order, out: Path, how: _How) -> None:
         if how.register:
             _register(list(result.files.values()))
         first, polygons = told_of[0].products[0], None
-        if how.outlines is not None:
-            count = how.outlines.write(path_of(out, first, first), first, reporter.step)
+        if how.outlines is not None and not (result.already and how.outlines.out.exists()):
+            count = _outlined(how.outlines, path_of(out, first, first), first, reporter, stop)
             polygons = how.outlines.out, count
     reporter.end(result, polygons)
+
+
+def _outlined(outlines: Outlines, raster: Path, product: Product, reporter: Reporter, stop: threading.Event) -> int:
+    def step(stage: str, done: int, total: int) -> None:
+        reporter.step(stage, done, total)
+        if stop.is_set():
+            reporter.stopped()
+            raise typer.Exit(STOPPED)
+
+    return outlines.write(raster, product, step)
 
 
 def _register(files: list[Path]) -> None:
@@ -229,7 +241,7 @@ def _register(files: list[Path]) -> None:
             register(folder, file)
         except (InferenceError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            errors.print(f"Live maps will not use {file.name}: {reason}", highlight=False, soft_wrap=True)
+            errors.print(f"Live maps will not use {file.name}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _absolute(source: str) -> str:

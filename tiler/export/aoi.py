@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ MAX_HALVINGS = 12
 # A polygon is cut off this far beyond the scene, as a share of its size: coordinates far away may have no place there.
 MARGIN = 0.5
 MAX_AOI_BYTES = 64 * 2**20
+
+# The OGC's long names of codes, as GeoJSON of 2008 has them.
+NAMED = re.compile(
+    r"(?:urn:(?:x-)?ogc:def:crs:(?=\w+:)|https?://(?:www\.)?opengis\.net/def/crs/(?=\w+/))(\w+)[:/][\w.]*[:/](\w+)",
+    re.I,
+)
+# How a CRS is spelt: a code, GDAL's own words, or a definition.
+SPELT = re.compile(
+    r"\w+:\w+$|(WGS|NAD)\d\d$|\+proj=|\{"
+    r"|(PROJCS|GEOGCS|GEOCCS|COMPD_CS|LOCAL_CS|(PROJ|GEOG|GEOD|COMPOUND|BOUND|ENG|PROJECTED|GEOGRAPHIC|GEODETIC)CRS)\[",
+    re.I,
+)
 
 
 def read_aoi(path: Path) -> dict[str, Any]:
@@ -65,14 +78,19 @@ def declared_crs(document: dict[str, Any]) -> CRS:
 
 
 def crs_of(text: str) -> CRS:
-    """A CRS by its name.
+    """A CRS by its code, WKT, PROJ string or PROJJSON. Never by a file or an address: GDAL would open both for it.
 
     Raises:
         RequestError: there is none of that name.
     """
     if text.upper().endswith("CRS84"):
         return WGS84
+    named = NAMED.fullmatch(text)
+    if named is not None:
+        text = ":".join(named.groups())
     try:
+        if not SPELT.match(text) or "grids" in text:
+            raise CRSError
         return CRS.from_user_input(text)
     except CRSError:
         raise RequestError(f"{text[:60]!r} is not a CRS", "Name one like EPSG:32632") from None
@@ -104,7 +122,7 @@ def polygons_of(document: Any) -> list[Rings]:
     try:
         collect(document)
         found = [rings for rings in found if rings]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise RequestError("the polygon's coordinates cannot be read", "Give valid GeoJSON (RFC 7946)") from None
     if others or not found:
         raise RequestError(
@@ -202,7 +220,8 @@ def filled(rings: Sequence[Points], rect: Rect) -> Mask:
     Even-odd rule on the row through the centres; a centre on an edge is inside if the polygon lies to its right, or on
     a level edge below it, so that polygons side by side share every pixel out. `rings` are closed, in (column, row).
     """
-    turns = np.zeros((rect.height, rect.width + 1), np.int32)
+    # One byte each: only whether they are odd counts, and 256 is even.
+    turns = np.zeros((rect.height, rect.width + 1), np.uint8)
     for ring in rings:
         (x0, y0), (x1, y1) = ring[:-1].T, ring[1:].T
         # Always from the upper end, so that neighbours compute the same crossing.
@@ -218,5 +237,5 @@ def filled(rings: Sequence[Points], rect: Rect) -> Mask:
         x = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0) / (y1 - y0))[edge]
         col = np.clip(np.ceil(x - 0.5) - rect.col_off, 0, rect.width).astype(np.int64)
         np.add.at(turns, (row - rect.row_off, col), 1)
-    inside: Mask = np.cumsum(turns[:, :-1], axis=1) % 2 == 1
+    inside: Mask = (np.cumsum(turns[:, :-1], axis=1, dtype=np.uint8) & 1).view(bool)
     return inside

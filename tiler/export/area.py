@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
 
@@ -38,15 +39,41 @@ class Area:
     region: Rect
     geometry: dict[str, Any] | None = None
     _polygons: tuple[Rings, ...] = field(default=(), repr=False)
+    _boxes: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 4), np.int64), repr=False)
+
+    @classmethod
+    def within(cls, region: Rect, geometry: dict[str, Any], polygons: Sequence[Rings]) -> Area:
+        """An area of polygons in (column, row) of the grid."""
+        ends = [(ring[0].min(axis=0), ring[0].max(axis=0)) for ring in polygons]
+        boxes = np.array([[*np.floor(low), *np.ceil(high)] for low, high in ends], np.float64)
+        return cls(region, geometry, tuple(polygons), boxes.astype(np.int64))
 
     def mask(self, rect: Rect) -> Mask | None:
         """Which pixels of a rectangle belong to the area: bool [rows, cols]; None where all of `region` does."""
         if self.geometry is None:
             return None
         inside = np.zeros((rect.height, rect.width), bool)
-        for rings in self._polygons:
-            inside |= filled(rings, rect)
+        for number, (top, left, bottom, right) in self._near(rect):
+            # Many small ones must not cost what the whole rectangle does, each.
+            part = Rect(top, left, bottom - top, right - left)
+            place = slice(top - rect.row_off, bottom - rect.row_off), slice(left - rect.col_off, right - rect.col_off)
+            inside[place] |= filled(self._polygons[number], part)
         return inside
+
+    def touches(self, rect: Rect) -> bool:
+        """Whether any pixel of a rectangle belongs to the area."""
+        if self.geometry is None:
+            return True
+        middle = Rect(rect.row_off + rect.height // 2, rect.col_off, 1, rect.width)
+        return any(bool(np.any(self.mask(part))) for part in (middle, *_bands(rect)))
+
+    def _near(self, rect: Rect) -> Iterator[tuple[int, list[int]]]:
+        """(number, [top, left, bottom, right] of what it has in common with the rectangle) of each polygon there."""
+        corner = np.array([rect.row_off, rect.col_off])
+        lowest = np.maximum(self._boxes[:, 1::-1], corner)
+        highest = np.minimum(self._boxes[:, :1:-1], corner + (rect.height, rect.width))
+        for number in np.flatnonzero((lowest < highest).all(axis=1)).tolist():
+            yield number, [*lowest[number].tolist(), *highest[number].tolist()]
 
 
 def area_of(grid: Grid, *, bbox: str | None = None, bbox_crs: str | None = None, aoi: Path | None = None) -> Area:
@@ -99,6 +126,8 @@ def area_of_box(grid: Grid, box: Box, crs: CRS = WGS84) -> Area:
     """
     left, bottom, right, top = box
     shown = ",".join(f"{value:g}" for value in box)
+    if not all(map(math.isfinite, box)):
+        raise RequestError(f"the bbox {shown} has numbers that are not finite", "Write left,bottom,right,top")
     if crs.is_geographic and left > right:
         raise RequestError(f"the bbox {shown} crosses the 180th meridian", "Give the part on the scene's side of it")
     if crs.is_geographic and not (-90 <= bottom <= 90 and -90 <= top <= 90):
@@ -146,11 +175,12 @@ def area_of_polygon(grid: Grid, document: dict[str, Any]) -> Area:
     found = tuple([to_pixels(ring, grid, crs) for ring in rings] for rings in polygons)
     ends = np.concatenate([rings[0] for rings in found]) if found else np.empty((0, 2))
     rect = _rect(ends.min(axis=0), ends.max(axis=0), grid) if len(ends) else None
-    if rect is None or not any(filled(rings, band).any() for band in _bands(rect) for rings in found):
-        raise OutsideError("no pixel of the scene is inside of the polygon", f"The scene is {_where(grid, crs)}")
     scale, corner = (grid.res_x, -grid.res_y), (grid.left, grid.top)
     coordinates = [[(ring * scale + corner).tolist() for ring in rings] for rings in found]
-    return Area(rect, {"type": "MultiPolygon", "coordinates": coordinates}, found)
+    area = None if rect is None else Area.within(rect, {"type": "MultiPolygon", "coordinates": coordinates}, found)
+    if area is None or not area.touches(area.region):
+        raise OutsideError("no pixel of the scene is inside of the polygon", f"The scene is {_where(grid, crs)}")
+    return area
 
 
 def _rect(upper_left: Sequence[float], lower_right: Sequence[float], grid: Grid) -> Rect | None:

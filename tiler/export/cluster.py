@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def export(
     except ImportError:
         raise InferenceError("exports on a cluster need Dask", "pip install 'titiler-inference[dask]'") from None
     # A lost connection is told of below, without a traceback.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    for name in ("distributed.client", "distributed.core", "distributed.utils", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client: Any = distributed.Client(address, timeout=TIMEOUT)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
@@ -63,6 +65,8 @@ def export(
             "Start it, or correct --scheduler",
         ) from None
     with client:
+        with suppress(TimeoutError):  # then it is said how many there are
+            client.wait_for_workers(1, timeout=TIMEOUT)
         able = _able(client, resources or {})
         executor = client.get_executor(resources=dict(resources or {}) or None, retries=RETRIES, pure=False)
         if order.threads is None:

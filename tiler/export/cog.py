@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,6 +19,9 @@ from tiler.export.products import Product
 from tiler.export.session import Facts
 
 TAG = "TITILER_INFERENCE_"
+
+# Characters that no XML may hold, escaped or not (XML 1.0, 2.2); names of files and classes may.
+NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 
 GDAL_TYPES = {"uint8": "Byte", "float32": "Float32"}
 
@@ -51,7 +55,6 @@ def write_cog(facts: Facts, product: Product, receipts: Sequence[Receipt], parts
         ExportError: the disk is full, a part cannot be read.
     """
     virtual, aside = parts.folder / f"{product.name}.vrt", parts.folder / f"{product.name}.cog.tmp.tif"
-    virtual.write_text(_virtual(facts, product, receipts), encoding="utf-8")
     options = {
         "COMPRESS": "DEFLATE",
         "PREDICTOR": "YES" if product.dtype == "float32" else "NO",
@@ -61,6 +64,7 @@ def write_cog(facts: Facts, product: Product, receipts: Sequence[Receipt], parts
         "NUM_THREADS": "2",
     }
     try:
+        virtual.write_text(_virtual(facts, product, receipts), encoding="utf-8")
         # Beside the parts, so that GDAL's own temporary overviews are there, too.
         copy(virtual, aside, driver="COG", **options)
         with open(aside, "rb") as file:
@@ -152,4 +156,4 @@ def _add_classes(band: ElementTree.Element, product: Product) -> None:
 
 
 def _text(parent: ElementTree.Element, tag: str, text: str, **attributes: str) -> None:
-    ElementTree.SubElement(parent, tag, attributes).text = text
+    ElementTree.SubElement(parent, tag, attributes).text = NOT_XML.sub("?", text)

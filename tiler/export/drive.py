@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tiler.export.order import Order
 from tiler.export.parts import ExportError, Parts, Receipt
 from tiler.export.plan import bounds_of
 from tiler.export.session import Facts, Session, Stopped
+from tiler.gdal import settle
 from tiler.values import Output
 
 # Seconds between two words of progress when no block has been finished meanwhile.
@@ -85,6 +88,8 @@ class Result:
 
 
 _sessions: dict[str, Session] = {}
+# Tasks that are at work on each of them.
+_using: Counter[str] = Counter()
 _opening = threading.Lock()
 
 
@@ -92,16 +97,21 @@ _opening = threading.Lock()
 def at_hand(order: Order, session: Session) -> Iterator[None]:
     """Inside, block tasks of this process use a session that is open already."""
     text = order.to_json()
-    _sessions[text] = session
+    with _opening:
+        _sessions[text] = session
+        _using[text] += 1
     try:
         yield
     finally:
-        del _sessions[text]
+        with _opening:
+            _sessions.pop(text, None)
+            _using[text] -= 1
 
 
 def describe(text: str) -> Facts:
     """As a task: the facts of an order, as this worker sees it."""
-    return _session(text).facts()
+    with _session(text) as session:
+        return session.facts()
 
 
 def make(text: str, job: str, number: int, folder: str) -> Receipt:
@@ -110,30 +120,45 @@ def make(text: str, job: str, number: int, folder: str) -> Receipt:
     Raises:
         InferenceError: this worker sees another scene or model, or what went wrong with the block.
     """
-    session, parts = _session(text), Parts(Path(folder))
-    facts = _facts(session)
-    if facts.job != job:
-        raise ExportError(
-            "a worker sees another scene, model or version than the others",
-            "Give all workers the same files and the same packages",
-        )
-    if (kept := parts.valid(job, number)) is not None:
-        return kept
-    rect, grid = facts.blocks[number], facts.frame.grid
-    arrays = session.block(rect)
-    left, _, _, top = bounds_of(grid, rect)
-    transform = Affine(grid.res_x, 0.0, left, 0.0, -grid.res_y, top)
-    return parts.write(job, number, arrays, facts.products, grid.crs, transform)
+    parts = Parts(Path(folder))
+    with _session(text) as session:
+        facts = _facts(session)
+        if facts.job != job:
+            raise ExportError(
+                "a worker sees another scene, model or version than the others",
+                "Give all workers the same files and the same packages",
+            )
+        if (kept := parts.valid(job, number)) is not None:
+            return kept
+        rect, grid = facts.blocks[number], facts.frame.grid
+        arrays = session.block(rect)
+        left, _, _, top = bounds_of(grid, rect)
+        transform = Affine(grid.res_x, 0.0, left, 0.0, -grid.res_y, top)
+        return parts.write(job, number, arrays, facts.products, grid.crs, transform)
 
 
-def _session(text: str) -> Session:
+@contextmanager
+def _session(text: str) -> Iterator[Session]:
     with _opening:
+        kept = _sessions.get(text)
+        if kept is not None and not _using[text] and not kept.is_current:
+            # Of an earlier export: its scene is another one now.
+            _sessions.pop(text).close()
         if text not in _sessions:
-            # One model at a time: a worker that goes on to another export gives the last one's memory back.
-            for old in list(_sessions):
+            # One model at a time: a worker that goes on to another export gives the last one's memory back. But two
+            # exports may share a worker: what has tasks at work stays.
+            for old in [old for old in _sessions if not _using[old]]:
                 _sessions.pop(old).close()
+            # On a cluster this is the first that a worker hears of GDAL.
+            settle(exporting=True)
             _sessions[text] = Session.open(Order.from_json(text))
-        return _sessions[text]
+        session = _sessions[text]
+        _using[text] += 1
+    try:
+        yield session
+    finally:
+        with _opening:
+            _using[text] -= 1
 
 
 def _facts(session: Session) -> Facts:
@@ -155,6 +180,7 @@ def run(
     overwrite: bool = False,
     keep_parts: bool = False,
     hits: Callable[[], int] = lambda: 0,
+    inferred: Callable[[], None] = lambda: None,
 ) -> Result:
     """Make what is missing, and put it together.
 
@@ -168,6 +194,7 @@ def run(
         overwrite: whether files and parts of other exports are replaced.
         keep_parts: whether the parts stay.
         hits: gives `Progress.cache_hits`.
+        inferred: called when no block is missing any more, before the files are put together.
 
     Raises:
         ExportError: something is in the way: another process, other files, the disk.
@@ -178,9 +205,11 @@ def run(
     first = facts.products[0]
     files = {product.name: path_of(out, product, first) for product in facts.products}
     parts = parts_of(out)
+    check_not_input(order, files.values())
     missing = [product for product in facts.products if job_in(files[product.name]) != facts.job]
     if not missing:
-        parts.remove()
+        if not keep_parts:
+            parts.discard(facts.job)
         return Result(files, {}, 0, len(facts.blocks), already=True)
     if not overwrite:
         for product in missing:
@@ -193,6 +222,7 @@ def run(
     try:
         parts.sweep()
         receipts, made = _all_blocks(executor, order, facts, parts, at_once, tell, stop, hits)
+        inferred()
         progress = Progress(
             "writing", len(facts.blocks), len(facts.blocks), len(facts.blocks) - made, facts.pixels, facts.pixels,
             facts.frame.grid.gsd, 0.0,
@@ -273,13 +303,27 @@ def parts_of(out: Path) -> Parts:
     return Parts(out.absolute().with_name(f"{out.name}.parts"))
 
 
+def check_not_input(order: Order, files: Iterable[Path]) -> None:
+    """Refuse to replace what is read, whatever may be overwritten.
+
+    Raises:
+        ExportError: one of the files is one of the scenes, under whatever name.
+    """
+    for file in files:
+        for scene in order.scenes:
+            with suppress(OSError, ValueError):  # not there, or a source that is no file
+                if os.path.samefile(file, scene.source):
+                    raise ExportError(f"output {file.name!r} is the scene itself", "Choose another output")
+
+
 def check_room(facts: Facts, parts: Parts) -> None:
     """Refuse to begin what the disk has no room for.
 
     Raises:
         ExportError: with what is needed and what there is.
     """
-    need, free = facts.scratch + facts.size, parts.free()
+    # What earlier runs have written need not find room again.
+    need, free = facts.scratch + facts.size - parts.size(), parts.free()
     if need > free:
         raise ExportError(
             f"the export takes up to {need / 1e9:.3g} GB of disk, {free / 1e9:.3g} GB are free",

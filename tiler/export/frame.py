@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 from rasterio.warp import calculate_default_transform, transform_bounds
 
 from tiler.errors import MisfitError, RequestError
+from tiler.export.aoi import crs_of
 from tiler.export.order import Order
 from tiler.export.plan import Frame
 from tiler.grid import NO_PLACE, Grid
@@ -19,6 +19,9 @@ from tiler.values import Rect
 
 # Resolutions that differ by less are one.
 SAME = 1e-3
+
+# How much finer than a layer's own grid a result may be.
+MOST_FINER = 32
 
 
 def frame_of(layers: tuple[Layer, ...], order: Order) -> Frame:
@@ -32,9 +35,14 @@ def frame_of(layers: tuple[Layer, ...], order: Order) -> Frame:
         MisfitError: scenes of different CRS or resolution and no word on which the mosaic should have.
     """
     first = layers[0].grid
-    crs = _crs(order.crs) if order.crs else first.crs
+    crs = crs_of(order.crs) if order.crs else first.crs
     if order.gsd is not None and not (math.isfinite(order.gsd) and order.gsd > 0):
         raise RequestError(f"--gsd {order.gsd:g} is not a resolution", "Give metres per pixel, e.g. 10")
+    if order.gsd is not None and order.gsd < first.gsd / MOST_FINER:
+        raise RequestError(
+            f"--gsd {order.gsd:g} is more than {MOST_FINER} times finer than the model's grid of {first.gsd:g} m",
+            "It shows nothing more: give a coarser one, or none",
+        )
     if len(layers) > 1:
         _check_mosaic(layers, order)
     same_gsd = order.gsd is None or abs(order.gsd / first.gsd - 1) < SAME
@@ -55,13 +63,6 @@ def frame_of(layers: tuple[Layer, ...], order: Order) -> Frame:
         first, crs=crs, left=left, top=top, res_x=res_x, res_y=res_y, height=height, width=width, gsd=gsd, native=False
     )
     return Frame(grid, Rect(0, 0, height, width))
-
-
-def _crs(text: str) -> CRS:
-    try:
-        return CRS.from_user_input(text)
-    except CRSError:
-        raise RequestError(f"{text!r} is not a CRS that GDAL knows", "Give e.g. EPSG:3857") from None
 
 
 def _check_mosaic(layers: tuple[Layer, ...], order: Order) -> None:

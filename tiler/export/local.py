@@ -71,6 +71,8 @@ def export(
                     overwrite=manner.overwrite,
                     keep_parts=manner.keep_parts,
                     hits=lambda: session.engine.counters.hits,
+                    # The model's memory is room for GDAL's.
+                    inferred=session.close,
                 )
             finally:
                 # Blocks that are in the making end now, not when they are done.

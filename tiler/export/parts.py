@@ -17,6 +17,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ class Parts:
                 f"another process is exporting to {self.folder.name.removesuffix('.parts')!r}",
                 "Wait for it, stop it, or choose another output",
             ) from None
+        except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
+            raise told(error, self.folder.name) from error
         try:
             found = self._job()
             if found not in (None, job):
@@ -141,6 +144,25 @@ class Parts:
         """Delete the folder and all in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def discard(self, job: str) -> None:
+        """Delete the folder if it holds this job's parts, and no process works on them."""
+        if self._job() != job:
+            return
+        with suppress(ExportError):
+            lock = self.claim(job)
+            try:
+                self.remove()
+            finally:
+                lock.release()
+
+    def size(self) -> int:
+        """Bytes of the parts that are there."""
+        total = 0
+        for path in self.folder.glob("[0-9]*.tif"):
+            with suppress(FileNotFoundError):  # another process may be at work
+                total += path.stat().st_size
+        return total
+
     def free(self) -> int:
         """Bytes that the disk has left."""
         place = self.folder
@@ -183,8 +205,10 @@ class Parts:
             path.unlink(missing_ok=True)
 
 
-def told(error: OSError, place: str) -> ExportError:
+def told(error: OSError | NotImplementedError, place: str) -> ExportError:
     """An error of the disk in our words."""
+    if isinstance(error, NotImplementedError):
+        return ExportError(f"{place!r} cannot be locked: its file system has no locks", "Choose another output")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ExportError(f"the disk of {place!r} is full", "Make room and give the same command again: it goes on")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

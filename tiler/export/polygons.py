@@ -27,8 +27,11 @@ class Outlines:
     simplify: float | None = None
     overwrite: bool = False
 
-    def check(self) -> None:
+    def check(self, raster: Path) -> None:
         """Refuse what cannot be written, before anything is inferred.
+
+        Args:
+            raster: the export that they will be made of; polygons beside one that is finished are its own.
 
         Raises:
             InferenceError: the extra is not installed.
@@ -41,7 +44,7 @@ class Outlines:
                 "polygons need the extra `vector`", "pip install 'titiler-inference[vector]'"
             ) from None
         check_target(self.out, None)
-        if self.out.exists() and not self.overwrite:
+        if self.out.exists() and not self.overwrite and not raster.exists():
             raise RequestError(f"{self.out.name!r} is already there", "Choose another name, or use --overwrite")
 
     def write(

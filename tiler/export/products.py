@@ -61,7 +61,7 @@ class Product:
         """A picture's pixels as they stand in the file, [bands, rows, cols]."""
         values: NDArray[np.generic] = picture.values
         if self.scale is not None:
-            values = np.rint(np.clip(picture.values, 0, 1) * STEPS)
+            values = np.rint(np.clip(picture.values.astype(np.float32), 0, 1) * STEPS)
         return np.where(picture.valid, values, self.nodata).astype(self.dtype)
 
 

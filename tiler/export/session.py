@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tiler.assemble import Picture, confidence, wants
 from tiler.catalog import Catalog
 from tiler.engine import Engine
-from tiler.errors import BusyError, RequestError
+from tiler.errors import BusyError, RequestError, TooLargeError
 from tiler.export.aoi import crs_of
 from tiler.export.area import Area, area_of_box, area_of_polygon
 from tiler.export.frame import frame_of
@@ -27,7 +27,7 @@ from tiler.grid import Grid
 from tiler.layer import Layer
 from tiler.predict import picture, plan
 from tiler.scene import SceneRef, open_scene
-from tiler.values import Cell, Rect, Scores, View
+from tiler.values import Cell, Mask, Rect, Scores, View
 from tiler.waiting import Origin
 
 # Samples of a warped view that are looked up together: each takes 16 bytes of coordinates.
@@ -35,6 +35,12 @@ VIEW_SAMPLES = 2**21
 
 # Windows of one block task that are on their way, beyond what a device takes at once.
 AHEAD = 2
+
+# Of one block, of the product with most bytes per pixel.
+BLOCK_BYTES = 64 * 2**20
+
+# Blocks are listed beforehand.
+MOST_BLOCKS = 2**20
 
 # Seconds between tries when a server's own maps have filled the queue.
 PATIENCE = 1.0
@@ -161,9 +167,15 @@ class Session:
     def close(self) -> None:
         """Stop, and free what the session has opened itself."""
         self.stop.set()
-        if self._own is not None:
+        own, self._own = self._own, None
+        if own is not None:
             self.engine.close()
-            self._own.close()
+            own.close()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the scenes are still what was opened."""
+        return all(layer.scene.is_current for layer in self.layers)
 
     @property
     def whole(self) -> bool:
@@ -176,7 +188,7 @@ class Session:
         """What the driver has to know."""
         layer, order, grid = self.layers[0], self.order, self.frame.grid
         revisions = tuple(item.revision for item in self.layers)
-        parts = tuple(rect for rect in self._blocks() if self._touches(rect))
+        parts = tuple(rect for rect in self._blocks() if self.area.touches(rect))
         geometry = self.area.geometry
         decides = (
             [(product.name, product.bands, product.nodata) for product in self.products],
@@ -219,8 +231,9 @@ class Session:
         )
 
     def seconds_per_pixel(self) -> float:
-        """Measured on a window (or view) in the middle: wall seconds per pixel of the result, on this machine."""
-        middle = self.frame.region
+        """Wall seconds per pixel of the result on this machine, measured on a window (or view) of the middle block."""
+        facts = self.known = self.known or self.facts()
+        middle = facts.blocks[len(facts.blocks) // 2]
         side = 512
         rect = Rect(
             middle.row_off + max(0, middle.height - side) // 2,
@@ -246,29 +259,35 @@ class Session:
             Stopped: the export was stopped.
         """
         arrays: Arrays = {item.name: item.empty(rect.height, rect.width) for item in self.products}
-        for place, pictures in self._inferred_pictures(rect) if self.whole else self._looked_up(rect):
+        mask = self.area.mask(rect)
+        for place, pictures in self._inferred_pictures(rect, mask) if self.whole else self._looked_up(rect, mask):
             rows = slice(place.row_off - rect.row_off, place.row_off - rect.row_off + place.height)
             cols = slice(place.col_off - rect.col_off, place.col_off - rect.col_off + place.width)
             for product, shown in zip(self.products, pictures, strict=True):
                 arrays[product.name][:, rows, cols] = product.encoded(shown)
-        mask = self.area.mask(rect)
-        if mask is not None:
+        if mask is not None and not mask.all():
             for product in self.products:
                 arrays[product.name][:, ~mask] = product.nodata
         return arrays
 
-    def _touches(self, rect: Rect) -> bool:
-        """Whether any pixel of a rectangle is wanted."""
-        mask = self.area.mask(rect)
-        return mask is None or bool(mask.any())
-
     def _blocks(self) -> list[Rect]:
+        region = self.frame.region
+        # An embedding has hundreds of bytes per pixel: memory is to hold three blocks of it, too.
+        heaviest = max(item.pixel_bytes for item in self.products)
+        side = max(256, min(self.order.block, math.isqrt(BLOCK_BYTES // heaviest)))
+        down = across = side
+        origin = region.row_off, region.col_off
         if self.whole:
-            cell, (rows, cols), origin = self.frame.grid.cell, self._steps(), self._origin()
-            down, across = (cell * step * max(1, round(self.order.block / (cell * step))) for step in (rows, cols))
-            return blocks(self.frame.region, down, across, origin.row * cell, origin.col * cell)
-        side = max(256, self.order.block)
-        return blocks(self.frame.region, side, side, self.frame.region.row_off, self.frame.region.col_off)
+            cell, first = self.frame.grid.cell, self._origin()
+            down, across = (cell * step * max(1, round(side / (cell * step))) for step in self._steps())
+            origin = first.row * cell, first.col * cell
+        count = (region.height // down + 2) * (region.width // across + 2)
+        if count > MOST_BLOCKS:
+            raise TooLargeError(
+                f"the export has {region.width} x {region.height} px, which are {count} blocks of {across} x {down} px",
+                "Choose a smaller area, a coarser resolution or a larger block",
+            )
+        return blocks(region, down, across, *origin)
 
     def _origin(self) -> Cell:
         region, cell = self.frame.region, self.frame.grid.cell
@@ -292,7 +311,7 @@ class Session:
             for block in windows(rect, layer.grid.cell, *self._steps(), self._origin())
         )
 
-    def _inferred_pictures(self, rect: Rect) -> Iterator[tuple[Rect, list[Picture]]]:
+    def _inferred_pictures(self, rect: Rect, mask: Mask | None) -> Iterator[tuple[Rect, list[Picture]]]:
         """Windows of an exact model as they come from the device, cut to the block."""
         layer = self.layers[0]
         everything = any(wants(layer, item.style) for item in self.products)
@@ -301,13 +320,17 @@ class Session:
         try:
             for block in todo:
                 core = layer.grid.core_of(block.first, block.last)
-                if not self._touches(core):
+                if not _any_of(mask, rect, core):
                     continue
                 while not self._slots.acquire(timeout=0.0 if flying else PATIENCE):
                     self._check()
                     # Others' blocks hold the slots, or one's own: whatever is ready makes room.
                     yield from self._landed(rect, flying, timeout=PATIENCE)
-                flying[self.engine.infer(layer, block, probabilities=everything)] = core
+                try:
+                    flying[self.engine.infer(layer, block, probabilities=everything)] = core
+                except BaseException:
+                    self._slots.release()
+                    raise
             while flying:
                 self._check()
                 yield from self._landed(rect, flying, timeout=PATIENCE)
@@ -348,12 +371,12 @@ class Session:
         view = View((0, 0, 1, 1), layer.grid.crs, height, width)
         return Picture(view, product.style, planes, scores.valid, product.bands)
 
-    def _looked_up(self, rect: Rect) -> Iterator[tuple[Rect, list[Picture]]]:
+    def _looked_up(self, rect: Rect, mask: Mask | None) -> Iterator[tuple[Rect, list[Picture]]]:
         """Pieces of a block through cells, as a map's tiles: warped, blended, of an ensemble or of several scenes."""
         side = self._piece()
         for place in blocks(rect, side, side, rect.row_off, rect.col_off):
             self._check()
-            if not self._touches(place):
+            if not _any_of(mask, rect, place):
                 continue
             view = View(bounds_of(self.frame.grid, place), self.frame.grid.crs, place.height, place.width)
             found = [self._pictures(layer, view) for layer in self.layers]
@@ -361,10 +384,10 @@ class Session:
 
     def _piece(self) -> int:
         grid, own = self.frame.grid, self.layers[0].grid
-        samples = min(8, max(1, math.ceil(grid.gsd / own.gsd)))
-        side = max(64, int(math.sqrt(VIEW_SAMPLES)) // samples)
+        # However coarse the result is, what lies under a piece has a bound.
+        side = max(1, math.isqrt(VIEW_SAMPLES) // max(1, math.ceil(grid.gsd / own.gsd)))
         # Cells of a model that is not exact are windows: pieces as large as they are share none needlessly.
-        return max(64, side // own.cell * own.cell) if grid is own and side > own.cell else side
+        return side // own.cell * own.cell if grid is own and side > own.cell else side
 
     def _pictures(self, layer: Layer, view: View) -> list[Picture]:
         styles = [replace(item.style, resampling=self.order.resampling) for item in self.products]
@@ -372,7 +395,10 @@ class Session:
         scores: dict[Cell, Scores] = {}
         if todo.cells:
             everything = any(wants(layer, style) for style in styles)
-            scores = self._scores(layer, todo.cells, everything)
+            # Never more than the engine takes: it would refuse them for ever.
+            most = max(1, self.engine.max_pending_cells // 2)
+            for start in range(0, len(todo.cells), most):
+                scores |= self._scores(layer, todo.cells[start : start + most], everything)
         return [picture(replace(todo, style=style), scores) for style in styles]
 
     def _scores(self, layer: Layer, cells: list[Cell], everything: bool) -> dict[Cell, Scores]:
@@ -414,6 +440,15 @@ def _shared(rect: Rect, core: Rect, scores: Scores) -> Rect:
     bottom = min(rect.row_off + rect.height, core.row_off + height)
     right = min(rect.col_off + rect.width, core.col_off + width)
     return Rect(top, left, bottom - top, right - left)
+
+
+def _any_of(mask: Mask | None, rect: Rect, place: Rect) -> bool:
+    """Whether anything is wanted of a place, which may reach beyond the rectangle of the mask."""
+    if mask is None:
+        return True
+    top, left = max(0, place.row_off - rect.row_off), max(0, place.col_off - rect.col_off)
+    bottom, right = place.row_off + place.height - rect.row_off, place.col_off + place.width - rect.col_off
+    return bool(mask[top : max(0, bottom), left : max(0, right)].any())
 
 
 def _first_of(pictures: tuple[Picture, ...]) -> Picture:
