@@ -109,17 +109,13 @@ class Parts:
             ExportError: the disk is full, or may not be written.
         """
         first = products[0]
-        known = _has_data(arrays[first.name], first.nodata)
+        valid, counts = _counted(arrays[first.name], first)
         files: dict[str, tuple[int, str]] = {}
-        for product in products if known.any() else ():
+        for product in products if valid else ():
             content = _encoded(arrays[product.name], product, crs, transform)
             self._write(f"{number:05d}.{product.name}.tif", content)
             files[product.name] = len(content), hashlib.sha256(content).hexdigest()
-        counts: dict[str, int] = {}
-        if first.classes:
-            numbers = np.bincount(arrays[first.name][0][known])
-            counts = {str(value): int(count) for value, count in enumerate(numbers) if count}
-        receipt = Receipt(job, number, files, int(known.sum()), counts)
+        receipt = Receipt(job, number, files, valid, counts)
         self._write(f"{number:05d}.json", json.dumps(asdict(receipt)).encode())
         return receipt
 
@@ -228,6 +224,16 @@ def check_output(out: Path) -> None:
         raise RequestError(f"output {out.name!r} is a folder", "Give the name of a file in it")
     if not out.parent.is_dir():
         raise RequestError(f"the folder of {out.name!r} is not there", "Make it first, or correct the path")
+
+
+def _counted(array: NDArray[Any], product: Product) -> tuple[int, dict[str, int]]:
+    """Pixels with data, and of classes those of each."""
+    if not product.classes:
+        return int(_has_data(array, product.nodata).sum()), {}
+    # All of it at once, no data too: picking out what has data first takes seven times as long.
+    numbers = np.bincount(array.ravel(), minlength=256)
+    numbers[int(product.nodata)] = 0
+    return int(numbers.sum()), {str(value): int(count) for value, count in enumerate(numbers) if count}
 
 
 def _has_data(array: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
