@@ -34,6 +34,7 @@ STOREYS = (
         "answers",
         "blend",
         "combine",
+        "crs",
         "imagery",
         "materialised",
         "models",
@@ -85,7 +86,7 @@ HOMES = {
     "prometheus_client": "tiler/app tiler/metrics",
     "redis": "tiler/shared_cache",
     "rasterio": "tiler/allowed tiler/areas tiler/background tiler/cli/serving tiler/demo/canvas "
-    "tiler/demo/scene tiler/documents tiler/export/aoi tiler/export/area tiler/export/cog "
+    "tiler/crs tiler/demo/scene tiler/documents tiler/export/aoi tiler/export/area tiler/export/cog "
     "tiler/export/features tiler/export/frame tiler/export/ground tiler/export/parts "
     "tiler/export/vector tiler/grid tiler/labels tiler/materialised tiler/overview tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene tiler/tiles tiler/truth "

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tiler.crs import check_spelling
 from tiler.errors import (
     BusyError,
     DeviceError,
@@ -73,12 +74,25 @@ class InferenceRoute(APIRoute):
 
         async def translated(request: Request) -> Response:
             try:
+                _check_crs(request)
                 response: Response = await until_gone(request, handler)
             except InferenceError as error:
                 raise http_error(error) from error
             return response
 
         return translated
+
+
+def _check_crs(request: Request) -> None:
+    """TiTiler hands these to GDAL as they are.
+
+    Raises:
+        RequestError: one of them is a file or an address.
+    """
+    for name in ("coord_crs", "dst_crs"):
+        for text in request.query_params.getlist(name):
+            if text:
+                check_spelling(text)
 
 
 async def until_gone(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:

@@ -243,7 +243,7 @@ def test_a_crs_is_never_a_file_or_an_address(scene: Path, model: Path, tmp_path:
     ],
 )
 def test_how_a_crs_may_be_spelt(text: str) -> None:
-    from tiler.export.aoi import crs_of
+    from tiler.crs import crs_of
 
     found = crs_of(text)
     if "32632" in text or "utm" in text:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -379,8 +381,8 @@ def test_a_size_that_is_negative_is_refused(door: Door) -> None:
 
 def test_an_unknown_crs_is_refused(door: Door) -> None:
     for name in ("dst_crs", "coord_crs"):
-        for value in ("nope", "EPSG:99999999"):
-            assert door.get("bbox/0,0,0.01,0.01.png", **{name: value}).status_code == 422
+        for value, status in (("nope", 400), ("EPSG:99999999", 422)):
+            assert door.get("bbox/0,0,0.01,0.01.png", **{name: value}).status_code == status
 
 
 @pytest.mark.parametrize("point", ["100,10", "inf,0", "0,-inf", "nan,nan", "1e300,1", "200,100"])
@@ -551,3 +553,28 @@ def test_a_view_mostly_beside_the_scene_does_not_cost_memory_for_what_it_does_no
     served = host({"net": model}, limits=Limits(max_request_pixels=100_000))
     assert served.get("net/bbox/-20,-20,20,20.png", scenes["good"], max_size=300).status_code == 200
     assert samples and max(samples) <= 4 * 100_000
+
+
+@pytest.mark.parametrize("name", ["coord_crs", "dst_crs"])
+def test_a_crs_is_never_a_file_or_an_address(door: Door, name: str, tmp_path: Path) -> None:
+    """GDAL would open either for whoever asks."""
+    asked: list[str] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"EPSG:3857")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    definition = tmp_path / "crs.prj"
+    definition.write_text("EPSG:3857")
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for text in (f"http://127.0.0.1:{server.server_port}/crs", str(definition)):
+            door.refused(door.get("bbox/0,0,0.001,0.001.png", **{name: text}), "is not a CRS")
+        server.shutdown()
+    assert asked == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 from rasterio.warp import transform as transform_points
 from rasterio.warp import transform_bounds
 
+from tiler.crs import crs_of
 from tiler.errors import RequestError
 from tiler.grid import NO_PLACE, Grid
 from tiler.scene import WGS84
@@ -31,18 +30,6 @@ MAX_HALVINGS = 12
 # A polygon is cut off this far beyond the scene, as a share of its size: coordinates far away may have no place there.
 MARGIN = 0.5
 MAX_AOI_BYTES = 64 * 2**20
-
-# The OGC's long names of codes, as GeoJSON of 2008 has them.
-NAMED = re.compile(
-    r"(?:urn:(?:x-)?ogc:def:crs:(?=\w+:)|https?://(?:www\.)?opengis\.net/def/crs/(?=\w+/))(\w+)[:/][\w.]*[:/](\w+)",
-    re.I,
-)
-# How a CRS is spelt: a code, GDAL's own words, or a definition.
-SPELT = re.compile(
-    r"\w+:\w+$|(WGS|NAD)\d\d$|\+proj=|\{"
-    r"|(PROJCS|GEOGCS|GEOCCS|COMPD_CS|LOCAL_CS|(PROJ|GEOG|GEOD|COMPOUND|BOUND|ENG|PROJECTED|GEOGRAPHIC|GEODETIC)CRS)\[",
-    re.I,
-)
 
 
 def read_aoi(path: Path) -> dict[str, Any]:
@@ -75,25 +62,6 @@ def declared_crs(document: dict[str, Any]) -> CRS:
         return crs_of(str(declared["properties"]["name"]))
     except (KeyError, TypeError):
         raise RequestError("the GeoJSON's member crs cannot be read", "Remove it and use WGS84 (RFC 7946)") from None
-
-
-def crs_of(text: str) -> CRS:
-    """A CRS by its code, WKT, PROJ string or PROJJSON. Never by a file or an address: GDAL would open both for it.
-
-    Raises:
-        RequestError: there is none of that name.
-    """
-    if text.upper().endswith("CRS84"):
-        return WGS84
-    named = NAMED.fullmatch(text)
-    if named is not None:
-        text = ":".join(named.groups())
-    try:
-        if not SPELT.match(text) or "grids" in text:
-            raise CRSError
-        return CRS.from_user_input(text)
-    except CRSError:
-        raise RequestError(f"{text[:60]!r} is not a CRS", "Name one like EPSG:32632") from None
 
 
 def polygons_of(document: Any) -> list[Rings]:

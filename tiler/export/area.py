@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform_bounds
 
+from tiler.crs import crs_of
 from tiler.errors import OutsideError, RequestError
-from tiler.export.aoi import Rings, crs_of, declared_crs, filled, near, polygons_of, read_aoi, to_pixels
+from tiler.export.aoi import Rings, declared_crs, filled, near, polygons_of, read_aoi, to_pixels
 from tiler.grid import NO_PLACE, Grid
 from tiler.scene import WGS84
 from tiler.values import Mask, Rect

@@ -8,8 +8,8 @@ from dataclasses import replace
 from rasterio.crs import CRS
 from rasterio.warp import calculate_default_transform, transform_bounds
 
+from tiler.crs import crs_of
 from tiler.errors import MisfitError, RequestError
-from tiler.export.aoi import crs_of
 from tiler.export.order import Order
 from tiler.export.plan import Frame
 from tiler.grid import NO_PLACE, Grid

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from tiler.assemble import Picture, confidence, wants
 from tiler.catalog import Catalog
+from tiler.crs import crs_of
 from tiler.engine import Engine
 from tiler.errors import BusyError, RequestError, TooLargeError
-from tiler.export.aoi import crs_of
 from tiler.export.area import Area, area_of_box, area_of_polygon
 from tiler.export.frame import frame_of
 from tiler.export.order import Order, SceneOrder, job_of
