@@ -105,7 +105,12 @@ def opened(browser: Any, address: str, sharp: int = 1) -> Iterator[tuple[Any, Se
     seen = Seen()
     page.route("**/*", lambda route: route.abort() if foreign(route.request.url) else route.continue_())
     page.on("request", lambda request: seen.requests.append(request.url))
-    page.on("requestfailed", lambda request: seen.failed.append(f"{request.url} {request.failure}"))
+    # What a map drops by itself, since its view has changed meanwhile, has not failed.
+    dropped = "net::ERR_ABORTED"
+    page.on(
+        "requestfailed",
+        lambda request: request.failure != dropped and seen.failed.append(f"{request.url} {request.failure}"),
+    )
     page.on("response", lambda answer: answer.status >= 400 and seen.failed.append(f"{answer.url} {answer.status}"))
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda line: line.type == "error" and seen.errors.append(line.text))
