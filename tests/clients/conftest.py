@@ -77,7 +77,8 @@ def pages(node_modules: Path) -> Iterator[str]:
         yield f"{address}/examples"
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it is open, no other test may have an event loop.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with chromium() as started:
         yield started
