@@ -1,5 +1,6 @@
 """What our routes do by themselves: answer errors, drop work that nobody waits for, and parse on the event loop."""
 
+import hmac
 import inspect
 import logging
 import re
@@ -63,6 +64,23 @@ def http_error(error: InferenceError) -> HTTPException:
     if status >= 500 and status != 503:
         logger.error("%s", error, exc_info=error)
     return HTTPException(status, detail=str(error), headers=headers)
+
+
+def check_bearer(request: Request, token: str) -> None:
+    """Refuse whoever does not know a token.
+
+    Raises:
+        HTTPException: 401, whatever else they have shown.
+    """
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    # Always compared, and in a time that does not tell how much of it is right.
+    right = hmac.compare_digest(given.strip().encode(), token.encode())
+    if kind.casefold() != "bearer" or not right:
+        raise HTTPException(
+            401,
+            "The token is missing or wrong. Send `Authorization: Bearer <token>`.",
+            headers={"Cache-Control": NO_STORE, "WWW-Authenticate": "Bearer"},
+        )
 
 
 class InferenceRoute(APIRoute):

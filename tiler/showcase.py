@@ -9,7 +9,6 @@ POST /models/reload        looks at folders and registry again; only where the o
 Nothing is registered, changed or removed over HTTP.
 """
 
-import hmac
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -20,7 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from tiler.cards import Cards
 from tiler.documents import page
 from tiler.reader import Service
-from tiler.routes import NO_STORE, InferenceRoute
+from tiler.routes import NO_STORE, InferenceRoute, check_bearer
 from tiler.turnover import Reloaded
 
 # Nothing but its own style sheet; a page that shows others' texts must not be able to do more.
@@ -66,7 +65,9 @@ def showcase(
     @router.post("/reload", operation_id="reloadModels", response_class=JSONResponse)
     async def reload_models(request: Request) -> Response:
         """Let what changed in folders and registry take over; 422 when something of it cannot be used."""
-        _check_token(request, token)
+        if not token:
+            raise HTTPException(404, "Not Found", headers={"Cache-Control": NO_STORE})
+        check_bearer(request, token)
         done = await service.engine.open(reload)
         body = {"changed": list(done.changed), "failed": dict(done.failed)}
         return JSONResponse(body, 422 if done.failed else 200, {"Cache-Control": NO_STORE})
@@ -106,18 +107,3 @@ def _answer(request: Request, form: str | None, template: str, found: dict[str, 
         return JSONResponse(found, headers=headers)
     headers |= {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
     return HTMLResponse(page(template, {**found, "root": root}), headers=headers)
-
-
-def _check_token(request: Request, token: str | None) -> None:
-    """Refuse whoever does not know the token; where there is none, there is no such address."""
-    if not token:
-        raise HTTPException(404, "Not Found", headers={"Cache-Control": NO_STORE})
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    # Always compared, and in a time that does not tell how much of it is right.
-    right = hmac.compare_digest(given.strip().encode(), token.encode())
-    if kind.casefold() != "bearer" or not right:
-        raise HTTPException(
-            401,
-            "The token is missing or wrong. Send `Authorization: Bearer <token>`.",
-            headers={"Cache-Control": NO_STORE, "WWW-Authenticate": "Bearer"},
-        )

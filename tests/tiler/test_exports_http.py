@@ -214,6 +214,7 @@ def test_limits_token_and_absence(scene: Path, model: Path, tmp_path: Path) -> N
         assert answer.status_code == 400 and "the limit is" in answer.text
     with serve(scene, model, tmp_path / "b", export_token="secret") as client:
         assert ask(client).status_code == 401
+        assert client.delete(f"/exports/{'0' * 12}").status_code == 401
         client.headers["authorization"] = "Bearer secret"
         assert ask(client).status_code == 202
     with serve(scene, model, tmp_path / "c", exports=None) as client:
