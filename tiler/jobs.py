@@ -151,7 +151,7 @@ class Jobs:
         if around > MOST_AROUND * self.max_pixels:
             # Even to count what is wanted of it would take long.
             raise self._too_large(around)
-        facts = session.known = session.facts()
+        facts = session.facts
         if facts.pixels > self.max_pixels:
             raise self._too_large(facts.pixels)
         if wish.vector and not facts.products[0].classes:

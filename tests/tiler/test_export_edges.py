@@ -481,7 +481,7 @@ def test_a_queue_shorter_than_a_piece(scene: Path, model: Path, tmp_path: Path) 
     order = Order((SceneOrder(str(scene)),), str(model), gsd=2 * RES)
     session = Session(order, (catalog.layer("s", "m", lambda: open_scene(scene)),), engine)
     try:
-        (rect,) = session.facts().blocks
+        (rect,) = session.facts.blocks
         assert (session.block(rect)["class"][0] == expected).all()
     finally:
         engine.close()

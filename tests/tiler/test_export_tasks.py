@@ -27,9 +27,11 @@ DEADLINE = 30.0
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
     yield
-    for text in list(drive._sessions):
-        drive._sessions.pop(text).close()
-    assert not any(drive._using.values())
+    left = list(drive._sessions.values())
+    drive._sessions.clear()
+    for held in left:
+        held.session.close()
+    assert not any(held.using for held in left)
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_slots_come_back_whatever_happens(order: Order, monkeypatch: pytest.Monk
 
     session = Session.open(replace(order, block=256, max_window_pixels=10000))
     try:
-        facts = session.facts()
+        facts = session.facts
         slots = session._slots._initial_value  # type: ignore[attr-defined]
 
         def free() -> int:

@@ -189,8 +189,7 @@ def _export(order: Order, out: Path, how: _How) -> None:
     if how.dry_run:
         session = Session.open(order)
         try:
-            facts = session.facts()
-            reporter.plan(facts, session.seconds_per_pixel() * facts.pixels)
+            reporter.plan(session.facts, session.seconds_per_pixel() * session.facts.pixels)
         finally:
             session.close()
         return

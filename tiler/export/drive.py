@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager, suppress
@@ -35,7 +34,7 @@ class Progress:
     """Where an export stands.
 
     Attributes:
-        stage: `checking` (what is there already), `inferring`, `writing` (the COG), `finished`.
+        stage: `checking` (what is there already), `inferring`, `writing` (the COG).
         blocks, done, kept: all; made or kept; kept from an earlier run.
         pixels, pixels_done: of the result; those kept do not count as done by this run.
         gsd: ground metres per pixel.
@@ -87,9 +86,16 @@ class Result:
     already: bool = False
 
 
-_sessions: dict[str, Session] = {}
-# Tasks that are at work on each of them.
-_using: Counter[str] = Counter()
+@dataclass(slots=True)
+class _Held:
+    """A session that stays open, and how many are at work with it."""
+
+    session: Session
+    using: int = 0
+
+
+# By order. What is popped takes its count along: an order may hold large polygons, and must not stay.
+_sessions: dict[str, _Held] = {}
 _opening = threading.Lock()
 
 
@@ -98,20 +104,18 @@ def at_hand(order: Order, session: Session) -> Iterator[None]:
     """Inside, block tasks of this process use a session that is open already."""
     text = order.to_json()
     with _opening:
-        _sessions[text] = session
-        _using[text] += 1
+        _sessions[text] = _Held(session, using=1)
     try:
         yield
     finally:
         with _opening:
             _sessions.pop(text, None)
-            _using[text] -= 1
 
 
 def describe(text: str) -> Facts:
     """As a task: the facts of an order, as this worker sees it."""
     with _session(text) as session:
-        return session.facts()
+        return session.facts
 
 
 def make(text: str, job: str, number: int, folder: str) -> Receipt:
@@ -122,7 +126,8 @@ def make(text: str, job: str, number: int, folder: str) -> Receipt:
     """
     parts = Parts(Path(folder))
     with _session(text) as session:
-        facts = _facts(session)
+        with _opening:  # counted once, by whoever comes first
+            facts = session.facts
         if facts.job != job:
             raise ExportError(
                 "a worker sees another scene, model or version than the others",
@@ -141,31 +146,24 @@ def make(text: str, job: str, number: int, folder: str) -> Receipt:
 def _session(text: str) -> Iterator[Session]:
     with _opening:
         kept = _sessions.get(text)
-        if kept is not None and not _using[text] and not kept.is_current:
+        if kept is not None and not kept.using and not kept.session.is_current:
             # Of an earlier export: its scene is another one now.
-            _sessions.pop(text).close()
+            _sessions.pop(text).session.close()
         if text not in _sessions:
             # One model at a time: a worker that goes on to another export gives the last one's memory back. But two
             # exports may share a worker: what has tasks at work stays.
-            for old in [old for old in _sessions if not _using[old]]:
-                _sessions.pop(old).close()
+            for old in [old for old, held in _sessions.items() if not held.using]:
+                _sessions.pop(old).session.close()
             # On a cluster this is the first that a worker hears of GDAL.
             settle(exporting=True)
-            _sessions[text] = Session.open(Order.from_json(text))
-        session = _sessions[text]
-        _using[text] += 1
+            _sessions[text] = _Held(Session.open(Order.from_json(text)))
+        held = _sessions[text]
+        held.using += 1
     try:
-        yield session
+        yield held.session
     finally:
         with _opening:
-            _using[text] -= 1
-
-
-def _facts(session: Session) -> Facts:
-    with _opening:
-        if session.known is None:
-            session.known = session.facts()
-        return session.known
+            held.using -= 1
 
 
 def run(

@@ -54,7 +54,7 @@ def export(
     """
     session = session or Session.open(order)
     try:
-        facts = session.known = session.facts()
+        facts = session.facts
         known(facts)
         if manner.check_disk:
             check_room(facts, parts_of(out))

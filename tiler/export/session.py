@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from tiler.assemble import Picture, confidence, wants
 from tiler.catalog import Catalog
 from tiler.crs import crs_of
-from tiler.engine import Engine
+from tiler.engine import BATCH, Engine
 from tiler.errors import BusyError, RequestError, TooLargeError
 from tiler.export.area import Area, area_of_box, area_of_polygon
 from tiler.export.frame import frame_of
@@ -102,17 +104,15 @@ class Session:
         engine: infers.
         products, frame, area: what comes out.
         stop: set to end what runs soon.
-        known: its facts, once somebody has asked for them.
     """
 
-    def __init__(self, order: Order, layers: tuple[Layer, ...], engine: Engine, own: Catalog | None = None) -> None:
-        """Use layers and an engine that are there already.
+    def __init__(self, order: Order, layers: tuple[Layer, ...], engine: Engine) -> None:
+        """Use layers and an engine that are there already: closing them is left to whoever made them.
 
         Args:
             order: what is wanted.
             layers: one per scene.
             engine: may serve maps, too.
-            own: closed with the session, and the engine as well; None leaves both to whoever made them.
 
         Raises:
             RequestError: an output, area or CRS that cannot be.
@@ -124,10 +124,9 @@ class Session:
         self.area = _area(order, self.frame.grid)
         self.frame = replace(self.frame, region=self.area.region)
         self.stop = threading.Event()
-        self.known: Facts | None = None
-        self._own = own
+        self._own = ExitStack()
         devices = len(layers[0].loaded.devices)
-        self._slots = threading.BoundedSemaphore(devices * (1 if order.device == "cpu" else 8) + AHEAD)
+        self._slots = threading.BoundedSemaphore(devices * (1 if order.device == "cpu" else BATCH) + AHEAD)
 
     @classmethod
     def open(cls, order: Order, engine: Engine | None = None) -> Session:
@@ -155,22 +154,18 @@ class Session:
             ttl=float("inf"),
             gsds={"model": order.gsds} if order.gsds else None,
         )
-        try:
+        with ExitStack() as own:
+            own.callback(catalog.close)
+            own.callback(engine.close)
             name = order.model if order.registry else "model"
-            layers = tuple(_layer(catalog, name, scene) for scene in order.scenes)
-            return cls(order, layers, engine, catalog)
-        except BaseException:
-            engine.close()
-            catalog.close()
-            raise
+            session = cls(order, tuple(_layer(catalog, name, scene) for scene in order.scenes), engine)
+            session._own = own.pop_all()
+        return session
 
     def close(self) -> None:
         """Stop, and free what the session has opened itself."""
         self.stop.set()
-        own, self._own = self._own, None
-        if own is not None:
-            self.engine.close()
-            own.close()
+        self._own.close()
 
     @property
     def is_current(self) -> bool:
@@ -184,8 +179,9 @@ class Session:
         alone = len(self.layers) == 1 and not layer.members
         return alone and self.frame.grid is layer.grid and layer.window_shape is None
 
+    @cached_property
     def facts(self) -> Facts:
-        """What the driver has to know."""
+        """What the driver has to know; where there are many blocks and polygons, counting them takes a while."""
         layer, order, grid = self.layers[0], self.order, self.frame.grid
         revisions = tuple(item.revision for item in self.layers)
         parts = tuple(rect for rect in self._blocks() if self.area.touches(rect))
@@ -232,8 +228,7 @@ class Session:
 
     def seconds_per_pixel(self) -> float:
         """Wall seconds per pixel of the result on this machine, measured on a window (or view) of the middle block."""
-        facts = self.known = self.known or self.facts()
-        middle = facts.blocks[len(facts.blocks) // 2]
+        middle = self.facts.blocks[len(self.facts.blocks) // 2]
         side = 512
         rect = Rect(
             middle.row_off + max(0, middle.height - side) // 2,
