@@ -14,8 +14,8 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 
 from tiler.errors import OutsideError, RequestError
-from tiler.export.aoi import filled
-from tiler.export.area import Area, area_of, area_of_box, area_of_polygon
+from tiler.export.aoi import filled, read_aoi
+from tiler.export.area import Area, area_of, area_of_box, area_of_polygon, parse_bbox
 from tiler.grid import Grid
 from tiler.values import Rect
 
@@ -56,14 +56,14 @@ def test_without_words_it_is_the_whole_scene() -> None:
     ],
 )
 def test_a_pixel_is_in_a_box_if_its_centre_is(bbox: str, rect: Rect) -> None:
-    assert area_of(grid_of(), bbox=bbox, bbox_crs="EPSG:32632").region == rect
+    assert area_of(grid_of(), bbox=parse_bbox(bbox), bbox_crs="EPSG:32632").region == rect
 
 
 def test_a_box_in_degrees_is_the_box_around_it() -> None:
     grid = grid_of(left=600_000)
     to_degrees = Transformer.from_crs(32632, 4326, always_xy=True)
     left, bottom, right, top = to_degrees.transform_bounds(600_100, 5_599_500, 600_300, 5_599_800)
-    region = area_of(grid, bbox=f"{left},{bottom},{right},{top}").region
+    region = area_of(grid, bbox=(left, bottom, right, top)).region
     assert (region.row_off, region.col_off) <= (20, 10)
     assert region.row_off + region.height >= 50 and region.col_off + region.width >= 30
     assert region.pixels < 1.2 * 30 * 20
@@ -79,16 +79,19 @@ def test_a_box_in_degrees_is_the_box_around_it() -> None:
         ({"bbox": "9,51,10,50"}, "empty"),
         ({"bbox": "50,500000,51,500100"}, "latitudes"),
         ({"bbox": "1,2,3,4", "bbox_crs": "EPSG:99"}, "EPSG:99"),
-        ({"bbox_crs": "EPSG:4326"}, "without a bbox"),
-        ({"bbox": "1,2,3,4", "aoi": Path("x")}, "both"),
-        ({"aoi": Path("folder/none.geojson")}, "'none.geojson' cannot be read"),
+        ({"bbox": "1,2,3,4", "aoi": {"type": "Polygon"}}, "both"),
     ],
 )
 def test_words_that_cannot_be_meant(words: dict[str, Any], told: str) -> None:
     with pytest.raises(RequestError, match=told) as error:
-        area_of(grid_of(), **words)
+        area_of(grid_of(), **{**words, "bbox": parse_bbox(words["bbox"])})
     assert error.value.remedy
-    assert "folder" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_told_by_its_name() -> None:
+    with pytest.raises(RequestError, match="'none.geojson' cannot be read") as error:
+        read_aoi(Path("folder/none.geojson"))
+    assert error.value.remedy and "folder" not in str(error.value)
 
 
 def test_a_box_beside_the_scene_is_told_where_the_scene_is() -> None:
@@ -213,7 +216,7 @@ def test_legacy_crs_and_a_file(tmp_path: Path) -> None:
     ring = [(500_100.0, 5_599_900.0), (500_200.0, 5_599_900.0), (500_200.0, 5_599_950.0), (500_100.0, 5_599_950.0)]
     path = tmp_path / "aoi.geojson"
     path.write_text("\ufeff" + json.dumps(polygon(ring, crs="urn:ogc:def:crs:EPSG::32632")), encoding="utf-8")
-    area = area_of(grid_of(), aoi=path)
+    area = area_of(grid_of(), aoi=read_aoi(path))
     assert area.region == Rect(5, 10, 5, 10)
     assert whole(area).all()
     lonlat = polygon([(8.99, 50.5), (9.01, 50.5), (9.01, 50.6), (8.99, 50.6)], crs="urn:ogc:def:crs:OGC:1.3:CRS84")
@@ -246,7 +249,7 @@ def test_what_is_no_polygon_is_refused(document: dict[str, Any]) -> None:
 def test_what_is_no_geojson_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.geojson").write_text(text)
     with pytest.raises(RequestError, match=r"'a\.geojson'") as error:
-        area_of(grid_of(), aoi=tmp_path / "a.geojson")
+        read_aoi(tmp_path / "a.geojson")
     assert str(tmp_path) not in str(error.value)
 
 

@@ -408,6 +408,7 @@ def test_the_second_of_two_on_one_output_says_so(model: Path, scene: Path, tmp_p
         (["--gsd", "-1"], "not a resolution"),
         (["--dst-crs", "EPSG:99999999"], "not a CRS"),
         (["--bidx", "1,2"], "wants 3"),
+        (["--bbox-crs", "EPSG:4326"], "without --bbox"),
     ],
 )
 def test_bad_input_is_refused_before_the_first_block(

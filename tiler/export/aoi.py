@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def read_aoi(path: Path) -> dict[str, Any]:
     return document
 
 
-def declared_crs(document: dict[str, Any]) -> CRS:
+def declared_crs(document: Mapping[str, Any]) -> CRS:
     """The CRS of a GeoJSON document; WGS84 unless its member `crs` (GeoJSON 2008) says something else."""
     declared = document.get("crs")
     if declared is None:

@@ -7,9 +7,8 @@ grid's corner, so that a pixel's answer does not depend on the rectangle in whic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from rasterio.warp import transform_bounds
 
 from tiler.crs import crs_of
 from tiler.errors import OutsideError, RequestError
-from tiler.export.aoi import Rings, declared_crs, filled, near, polygons_of, read_aoi, to_pixels
+from tiler.export.aoi import Rings, declared_crs, filled, near, polygons_of, to_pixels
 from tiler.grid import NO_PLACE, Grid
 from tiler.scene import WGS84
 from tiler.values import Mask, Rect
@@ -77,28 +76,28 @@ class Area:
             yield number, [*lowest[number].tolist(), *highest[number].tolist()]
 
 
-def area_of(grid: Grid, *, bbox: str | None = None, bbox_crs: str | None = None, aoi: Path | None = None) -> Area:
-    """What a user's words mean on a grid; the whole of it without any.
+def area_of(
+    grid: Grid, *, bbox: Box | None = None, bbox_crs: str = "EPSG:4326", aoi: Mapping[str, Any] | None = None
+) -> Area:
+    """What an order's words mean on a grid; the whole of it without any.
 
     Args:
-        grid: of the layer.
-        bbox: 'left,bottom,right,top'.
+        grid: of the result.
+        bbox: left, bottom, right, top.
         bbox_crs: of `bbox`, say EPSG:32632; default: degrees of WGS84, longitude first.
-        aoi: a GeoJSON file with a polygon.
+        aoi: a GeoJSON document with polygons.
 
     Raises:
         RequestError: they cannot be understood, or contradict each other.
         OutsideError: no pixel's centre is inside.
     """
     if bbox is not None and aoi is not None:
-        raise RequestError("bbox and aoi are both given", "Give one of them")
-    if bbox_crs is not None and bbox is None:
-        raise RequestError("bbox-crs is given without a bbox", "Give --bbox, too, or leave it out")
+        raise RequestError("a box and a polygon are both given", "Give one of them")
     if aoi is not None:
-        return area_of_polygon(grid, read_aoi(aoi))
+        return area_of_polygon(grid, aoi)
     if bbox is None:
         return Area(Rect(0, 0, grid.height, grid.width))
-    return area_of_box(grid, parse_bbox(bbox), WGS84 if bbox_crs is None else crs_of(bbox_crs))
+    return area_of_box(grid, bbox, crs_of(bbox_crs))
 
 
 def parse_bbox(text: str) -> Box:
@@ -159,7 +158,7 @@ def area_of_box(grid: Grid, box: Box, crs: CRS = WGS84) -> Area:
     return Area(rect)
 
 
-def area_of_polygon(grid: Grid, document: dict[str, Any]) -> Area:
+def area_of_polygon(grid: Grid, document: Mapping[str, Any]) -> Area:
     """The pixels whose centres lie in the polygons of a GeoJSON document; in any of them, where they overlap.
 
     Args:

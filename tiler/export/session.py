@@ -17,15 +17,13 @@ from numpy.typing import NDArray
 
 from tiler.assemble import Picture, confidence, wants
 from tiler.catalog import Catalog
-from tiler.crs import crs_of
 from tiler.engine import BATCH, Engine
-from tiler.errors import BusyError, RequestError, TooLargeError
-from tiler.export.area import Area, area_of_box, area_of_polygon
+from tiler.errors import BusyError, TooLargeError
+from tiler.export.area import area_of
 from tiler.export.frame import frame_of
 from tiler.export.order import Order, SceneOrder, job_of
 from tiler.export.plan import Frame, blocks, bounds_of, window_cells, windows
 from tiler.export.products import Product, products_of
-from tiler.grid import Grid
 from tiler.layer import Layer
 from tiler.predict import picture, plan
 from tiler.scene import SceneRef, open_scene
@@ -121,7 +119,7 @@ class Session:
         self.order, self.layers, self.engine = order, layers, engine
         self.products = products_of(layers[0], order.outputs)
         self.frame = frame_of(layers, order)
-        self.area = _area(order, self.frame.grid)
+        self.area = area_of(self.frame.grid, bbox=order.bbox, bbox_crs=order.bbox_crs, aoi=order.aoi)
         self.frame = replace(self.frame, region=self.area.region)
         self.stop = threading.Event()
         self._own = ExitStack()
@@ -411,16 +409,6 @@ EXPORT = Origin("export", export=True)
 
 # Blocks that are in the making at the same time: one is read, one inferred, one written.
 BLOCKS_AT_ONCE = 3
-
-
-def _area(order: Order, grid: Grid) -> Area:
-    if order.aoi is not None:
-        if order.bbox is not None:
-            raise RequestError("a box and a polygon are both given", "Give one of them")
-        return area_of_polygon(grid, dict(order.aoi))
-    if order.bbox is not None:
-        return area_of_box(grid, order.bbox, crs_of(order.bbox_crs))
-    return Area(Rect(0, 0, grid.height, grid.width))
 
 
 def _layer(catalog: Catalog, name: str, scene: SceneOrder) -> Layer:
