@@ -189,8 +189,7 @@ def find_beside(model: Model) -> Find:
             f"the members of {model.name!r} are models of a registry, and its folder lies in none",
             "Ask for it by its name in the registry",
         )
-    store = Store(folder.parent.parent)
-    return lambda ref: store.open(ref)
+    return Store(folder.parent.parent).open
 
 
 def users(registry: Registry, ref: ModelRef) -> tuple[str, ...]:

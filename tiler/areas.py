@@ -170,14 +170,10 @@ def _pixels(first: float, last: float, size: int) -> tuple[int, int]:
 
 
 def _shapes(body: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(body, dict):
-        raise _no_area()
-    if body.get("type") == "FeatureCollection":
-        features = body.get("features")
-        for feature in features if isinstance(features, list) else ():
-            yield from _shapes(feature)
-    else:
-        geometry = body.get("geometry") if body.get("type") == "Feature" else body
+    whole = isinstance(body, dict) and body.get("type") == "FeatureCollection"
+    parts = body.get("features") if whole else [body]
+    for part in parts if isinstance(parts, list) else ():
+        geometry = part.get("geometry") if isinstance(part, dict) and part.get("type") == "Feature" else part
         if not isinstance(geometry, dict):
             raise _no_area()
         yield geometry

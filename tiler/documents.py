@@ -20,6 +20,7 @@ from tiler import zoom
 from tiler.legend import answer_of, kind_of, windows_of
 from tiler.reader import PredictingReader
 from tiler.scene import WGS84
+from tiler.values import hex_of
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=select_autoescape(["xml", "html"])
@@ -54,10 +55,7 @@ def tilejson(reader: PredictingReader, base: str, query: str, title: str) -> dic
         "materialised": materialised(reader),
         "revision": layer.revision,
         "point": f"{base}/point/{{lon}},{{lat}}{query}",
-        "classes": [
-            {"value": item.value, "name": item.name, "color": "#{:02x}{:02x}{:02x}".format(*item.color[:3])}
-            for item in model.classes
-        ],
+        "classes": [{"value": item.value, "name": item.name, "color": hex_of(item.color)} for item in model.classes],
         **kind_of(model),
         **answer_of(model),
         "gsd": layer.grid.gsd,

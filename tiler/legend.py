@@ -11,7 +11,7 @@ from model_registry import LoadedModel, Model
 from tiler.layer import Layer
 from tiler.outputs import check_output, offered
 from tiler.ramps import SPREAD, Color, ramp
-from tiler.values import Output
+from tiler.values import Output, hex_of
 
 STOPS = 11  # colours of a ramp that a legend names, its ends among them
 _SPREAD: dict[str, Any] = {"name": "spread", "unit": ""}
@@ -23,7 +23,7 @@ def classes_of(loaded: LoadedModel) -> list[dict[str, Any]]:
         {
             "value": item.value,
             "name": item.name,
-            "color": _hex(item.color),
+            "color": hex_of(item.color),
             "description": item.description,
         }
         for item in loaded.model.classes
@@ -91,7 +91,7 @@ def _stops(low: float, high: float, colors: str | Sequence[Color]) -> dict[str, 
     """Range and colours of a ramp."""
     steps = ramp(colors)
     stops = [
-        {"value": float(f"{low + share * (high - low):.6g}"), "color": _hex(steps[round(share * 254)])}
+        {"value": float(f"{low + share * (high - low):.6g}"), "color": hex_of(steps[round(share * 254)])}
         for share in np.linspace(0, 1, STOPS).tolist()
     ]
     return {"range": [low, high], "stops": stops}
@@ -112,7 +112,3 @@ def windows_of(layer: Layer) -> dict[str, Any]:
             "notes": [*loaded.probe.notes, *([loaded.choice.seams] if loaded.choice.seams else [])],
         }
     }
-
-
-def _hex(color: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color[:3])

@@ -18,7 +18,7 @@ from tiler.labels import UNLABELLED, Labels, Reading, Truth
 from tiler.paint import palette_png
 from tiler.pixels import read_window
 from tiler.ramps import Color
-from tiler.values import Classes, Mask, Rect, View
+from tiler.values import Classes, Mask, Rect, View, hex_of
 
 # Missed: the truth has the class, the prediction has not. False: the other way round. Told apart by all eyes
 # (Okabe and Ito 2008, blue and vermilion).
@@ -99,7 +99,7 @@ def clear_png(side: int) -> bytes:
 def label_legend(reading: Reading) -> list[dict[str, Any]]:
     """Classes as labels show them, with the label numbers that mean them."""
     return [
-        {"value": item.values[0], "name": item.name, "color": _hex(item.color), "labels": list(item.labels)}
+        {"value": item.values[0], "name": item.name, "color": hex_of(item.color), "labels": list(item.labels)}
         for item in reading.classes
         if item.labels
     ]
@@ -110,15 +110,15 @@ def error_legend(reading: Reading, wanted: tuple[int, ...], by: str) -> list[dic
     if not wanted:
         kind = "is, but predicted otherwise" if by == "truth" else "predicted, but is not"
         return [
-            {"value": item.values[0], "name": item.name, "color": _hex(item.color), "meaning": kind}
+            {"value": item.values[0], "name": item.name, "color": hex_of(item.color), "meaning": kind}
             for item in reading.classes
             if item.labels or by == "prediction"
         ]
     places = {int(reading.of_class[value]) for value in wanted}
     name = ", ".join(reading.classes[place].name for place in sorted(places))
     return [
-        {"name": "missed", "color": _hex(MISSED), "meaning": f"{name}, but predicted otherwise"},
-        {"name": "false", "color": _hex(FALSE), "meaning": f"predicted {name}, but is not"},
+        {"name": "missed", "color": hex_of(MISSED), "meaning": f"{name}, but predicted otherwise"},
+        {"name": "false", "color": hex_of(FALSE), "meaning": f"predicted {name}, but is not"},
     ]
 
 
@@ -132,7 +132,3 @@ def _colors(reading: Reading) -> list[Color]:
     if len(reading.classes) > 255:
         raise MisfitError(f"{len(reading.classes)} classes leave no colour for no label", "Merge two of them")
     return [*(item.color for item in reading.classes), (0, 0, 0, 0)]
-
-
-def _hex(color: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color[:3])

@@ -7,7 +7,6 @@ assignment.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,11 +38,8 @@ from tiler.errors import BusyError, InferenceError, MisfitError, UnknownNameErro
 from tiler.pool import Pool, artifact_bytes
 from tiler.roster import Roster, look, number_of
 
-logger = logging.getLogger(__name__)
-
 Samples = Sequence[NDArray[Any]]
 Load = Callable[[Model, Samples], LoadedModel]
-Warm = Callable[[LoadedModel], None]
 
 # A version that could not be loaded is not tried again for so long (seconds), or until the models are reloaded.
 FAILED_SECONDS = 60.0
@@ -219,8 +215,6 @@ class Models:
         if isinstance(source, LoadedModel):
             return source
         self.check(identity)
-        if self.pool.peek(identity) is None and (whole := self._ensemble(identity)) is not None:
-            return self._joined(identity, whole, sample, must)
 
         def load(model: Model) -> LoadedModel:
             if sample is not None and identity not in self.samples:
@@ -232,6 +226,8 @@ class Models:
             return loaded
 
         try:
+            if self.pool.peek(identity) is None and (whole := self._ensemble(identity)) is not None:
+                return self._joined(identity, whole, sample, must)
             return self.pool.get(identity, partial(self.find, identity), load, must=must)
         except ModelError as error:
             told = in_our_words(identity, error)
@@ -240,11 +236,11 @@ class Models:
             raise told from error
 
     def _ensemble(self, identity: str) -> Model | None:
-        """A registry's model if it is made of others of the registry; what it is never changes."""
+        """A registry's model if it is made of others of the registry; what it is never changes. Raises as `find`."""
         if identity in self.sources:
             return None  # loaded as one, with what it needs
         if identity not in self._ensembles:
-            model = self.look_at(identity)
+            model = self.find(identity)
             self._ensembles[identity] = model if refs_of(model) else None
         return self._ensembles[identity]
 

@@ -58,12 +58,13 @@ def distant(layer: Layer, view: View, style: Style, exports: Exports) -> Picture
         return None
     empty = blank(layer, view, style)
     part = _part(view, layer, files)
-    picture = None if part is None else _seen(layer, view, part, style, exports, files)
-    if part is None or picture is None:
-        return empty if part is None and covers(layer, style, exports) else None
-    values, valid = empty.values.copy(), empty.valid.copy()
-    values[:, *part], valid[part] = picture.values, picture.valid
-    return Picture(view, style, values, valid, picture.band_names)
+    if part is None:
+        return empty if covers(layer, style, exports) else None
+    picture = _seen(layer, view, part, style, exports, files)
+    if picture is None:
+        return None
+    empty.values[:, *part], empty.valid[part] = picture.values, picture.valid
+    return empty
 
 
 def _seen(

@@ -23,7 +23,7 @@ from tiler.labels import IGNORED, UNKNOWN, UNLABELLED, Labels, Reading, Truth
 from tiler.layer import Layer
 from tiler.pixels import read_window
 from tiler.predict import Limits
-from tiler.values import Classes, Mask, Rect, Style, View
+from tiler.values import Classes, Mask, Rect, Style, View, hex_of
 from tiler.waiting import Origin
 
 # Pixels along each side of a block, of the labels or of the grid, whichever has more.
@@ -260,7 +260,7 @@ async def areas(survey: Survey, engine: Engine, origin: Origin) -> dict[str, Any
 
 def described(name: str, values: tuple[int, ...], color: tuple[int, ...]) -> dict[str, Any]:
     """A class for JSON; `value` is the first of its numbers, `values` all."""
-    return {"value": values[0], "values": list(values), "name": name, "color": "#{:02x}{:02x}{:02x}".format(*color[:3])}
+    return {"value": values[0], "values": list(values), "name": name, "color": hex_of(color)}
 
 
 def _ha(value: float) -> float:

@@ -218,3 +218,8 @@ class Style:
         if self.output in NUMBERS:
             return self.output != "rgb"
         return self.output != "class" or self.threshold is not None or self.resampling != "nearest"
+
+
+def hex_of(color: Sequence[int]) -> str:
+    """#rrggbb of 0..255 each; what follows them is left out."""
+    return "#{:02x}{:02x}{:02x}".format(*color[:3])

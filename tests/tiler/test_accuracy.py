@@ -24,6 +24,8 @@ from tests.tiler.controlled import CLASSES, World, at_rest, until, world
 from tests.tiler.helpers import RES, tiles_over, write_scene
 from tests.tiler.servers import answer_of, call, foreign, serving, standalone
 from tiler.app import create_app
+from tiler.areas import area_of
+from tiler.errors import RequestError
 from tiler.extension import inferenceExtension
 from tiler.grid import centres, footprint
 from tiler.scene import open_scene
@@ -406,6 +408,14 @@ def test_requests_that_mean_nothing_are_refused(
     assert answer.status_code == status, answer.text
     assert reason in answer.json()["detail"]
     assert answer.headers["cache-control"] == "no-store"
+
+
+def test_collections_inside_of_collections_are_refused_however_deep() -> None:
+    body: dict[str, Any] = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
+    for _ in range(5000):
+        body = {"type": "FeatureCollection", "features": [body]}
+    with pytest.raises(RequestError, match="no polygon"):
+        area_of(body, None, None)
 
 
 def test_a_scene_without_labels_says_how_to_register_some(client: TestClient) -> None:

@@ -232,6 +232,17 @@ def test_a_member_that_was_changed_behind_the_registrys_back_is_noticed(place: P
         place.store.verify("zooms")
 
 
+def test_a_version_that_cannot_be_read_has_failed(place: Place) -> None:
+    manifest = place.store.resolve("cover:1").folder / "model.yaml"
+    manifest.chmod(0o644)
+    manifest.write_text("serving: {}")
+    models = place.client().app.state.inference.service.catalog.models  # type: ignore[attr-defined]
+    with pytest.raises(MisfitError, match="lacks the blocks"):
+        models.get("cover:1")
+    assert models.state("cover:1").name == "failed"
+    assert place.store.resolve("cover:1").state.name == "failed"
+
+
 def test_an_alias_that_moves_takes_over(place: Place) -> None:
     place.make("cover:1@0.5", "cover:2@1")
     client = place.client()

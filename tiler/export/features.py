@@ -22,7 +22,7 @@ from tiler.errors import InferenceError, RequestError
 from tiler.export.ground import Ground
 from tiler.export.trace import Shapes
 from tiler.scene import WGS84
-from tiler.values import Classes
+from tiler.values import Classes, hex_of
 
 DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON"}
 LAYER = "classes"
@@ -85,7 +85,7 @@ class FeatureFile:
             ends = ProjCRS.from_wkt(source.to_wkt()), ProjCRS.from_wkt(wkt)
             self._move = Transformer.from_crs(*ends, always_xy=True)
         self._names = {item.value: item.name for item in classes}
-        self._colors = {item.value: "#{:02x}{:02x}{:02x}".format(*item.color[:3]) for item in classes}
+        self._colors = {item.value: hex_of(item.color) for item in classes}
         self._tags = {key: value for key, value in tags.items() if key.startswith("TITILER_INFERENCE_")}
         self._held: list[tuple[Shapes, Classes]] = []
         self._vertices = 0
