@@ -402,6 +402,24 @@ def test_tiles_that_leave_the_view_are_given_up(browser: Any, site: Site) -> Non
         site.hold.set()
 
 
+def test_tiles_that_the_map_disposes_of_leave_their_place_and_have_not_failed(browser: Any, site: Site) -> None:
+    site.hold.clear()
+    try:
+        with opened(browser, site, "&m=five&s=field") as page:
+            page.until("window.viewer?.prediction?.loader.queue.length > 0")
+            page.tell("""async () => {
+              const gone = new AbortController(), {loader} = viewer.prediction;
+              const asked = Array.from({length: 20}, (_, x) => loader.load(1, x, 0, gone.signal));
+              gone.abort(new Error('disposed')); // in OpenLayers' words
+              await Promise.allSettled(asked);
+            }""")
+            site.hold.set()
+            page.settle()
+            assert page.tell("[viewer.prediction.loader.failed.size, viewer.prediction.loader.flying.size]") == [0, 0]
+    finally:
+        site.hold.set()
+
+
 def test_too_far_away_the_page_says_zoom_in_and_asks_for_nothing(browser: Any, site: Site) -> None:
     with tab(browser, site.port, f"#5/{LAT}/{LON}") as page:
         page.page.locator("#note").wait_for()
