@@ -18,7 +18,7 @@ import rasterio
 
 from model_registry.testing import conv_chain, strided_unet, write_model
 from tests.tiler.helpers import MERCATOR, RES, ZOOM, landscape, write_scene
-from tests.tiler.pages import Tab, browsing, tab
+from tests.tiler.pages import EXACT, Tab, tab
 from tests.tiler.servers import serving
 from tiler.app import create_app
 from tiler.settings import Settings
@@ -69,25 +69,18 @@ class Gate:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("page")
     pixels = landscape(HEIGHT, WIDTH)
     scene, other = write_scene(folder / "scene.tif", pixels), write_scene(folder / "other.tif", pixels[:, ::-1])
     truth = (pixels[:1] > 128).astype(np.uint8)
     labels = write_scene(folder / "labels.tif", truth)
-    options = {"gsd": round(RES, 4), "window": {"multiple": 1, "period": 1, "halo": 2}, "exactness": "exact"}
     value = {"name": "height", "unit": "m", "range": [0, 20], "scale": 5, "offset": 10}
     models = {
         "cover": write_model(
-            folder / "cover", conv_chain(layers=2, classes=2), classes=["low <b>", "high"], license="MIT", **options
+            folder / "cover", conv_chain(layers=2, classes=2), classes=["low <b>", "high"], license="MIT", **EXACT
         ),
-        "five": write_model(folder / "five", conv_chain(layers=2, classes=5, seed=3), classes=list("abcde"), **options),
+        "five": write_model(folder / "five", conv_chain(layers=2, classes=5, seed=3), classes=list("abcde"), **EXACT),
         "height": write_model(
             folder / "height", strided_unet(depth=1, classes=1), tasks=["regression"], gsd=round(RES, 4),
             output={"value": value},

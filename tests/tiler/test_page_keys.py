@@ -11,7 +11,7 @@ import pytest
 
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import MERCATOR, RES, ZOOM, landscape, rgba, write_scene
-from tests.tiler.pages import browsing, tab
+from tests.tiler.pages import EXACT, tab
 from tests.tiler.servers import serving
 from tiler.app import create_app
 from tiler.settings import Settings
@@ -24,22 +24,15 @@ PLACE = f"#{ZOOM}/{LAT}/{LON}"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("keys")
     pixels = landscape(HEIGHT, WIDTH)
     scene = write_scene(folder / "scene.tif", pixels)
     labels = write_scene(folder / "labels.tif", (pixels[:1] // 86).astype(np.uint8))
-    options = {"gsd": round(RES, 4), "exactness": "exact", "window": {"multiple": 1, "period": 1, "halo": 2}}
     names = ["ground", "roof", "road"]
     models = {
-        "cover": write_model(folder / "cover", conv_chain(layers=2, classes=3), classes=names, **options),
-        "mask": write_model(folder / "mask", conv_chain(layers=2, classes=2), classes=names[:2], **options),
+        "cover": write_model(folder / "cover", conv_chain(layers=2, classes=3), classes=names, **EXACT),
+        "mask": write_model(folder / "mask", conv_chain(layers=2, classes=2), classes=names[:2], **EXACT),
     }
     scenes = {"field": {"path": str(scene), "labels": str(labels)}}
     app = create_app(Settings(scenes=scenes, models={name: str(path) for name, path in models.items()}))
