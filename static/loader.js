@@ -25,7 +25,7 @@ export class Loader {
     this.kind = new Map(); // what the server says of a tile: predicted, outside, zoom-in, materialised
   }
 
-  /** A tile, from memory or from the server. Rejects with an AbortError when it was pruned. */
+  /** A tile, from memory or from the server. Rejects with an AbortError when it was pruned, and as `signal` says when that is aborted. */
   async load(z, x, y, signal) {
     const key = `${z}/${x}/${y}`;
     const known = this.peek(z, x, y);
@@ -42,7 +42,7 @@ export class Loader {
       this.places = AT_ONCE;
       return tile;
     } catch (error) {
-      if (error.name !== 'AbortError') {
+      if (!stop.aborted) {
         this.failed.set(key, error.message);
         this.places = AT_ONCE;
       }
@@ -59,15 +59,15 @@ export class Loader {
     return new Promise((go, stop) => {
       signal.throwIfAborted();
       signal.addEventListener('abort', () => stop(signal.reason));
-      this.queue.push({key, own, go});
+      this.queue.push({key, own, go, signal});
       this.next();
     });
   }
 
   next() {
     while (this.queue.length && this.flying.size < this.places) {
-      const {key, own, go} = this.queue.shift();
-      if (own.signal.aborted) continue;
+      const {key, own, go, signal} = this.queue.shift();
+      if (signal.aborted) continue; // OpenLayers aborts what it disposes of, too
       this.flying.set(key, own);
       go();
     }
@@ -88,8 +88,8 @@ export class Loader {
   }
 
   keep(key, tile) {
+    this.pixels += tile.pixels - (this.kept.get(key)?.pixels ?? 0);
     this.kept.set(key, tile);
-    this.pixels += tile.pixels;
     for (const [old, {pixels}] of this.kept) {
       if (this.pixels <= KEPT_PIXELS || old === key) break;
       this.kept.delete(old);

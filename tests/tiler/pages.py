@@ -16,10 +16,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.tiler.helpers import RES
 from tiler import vendor
 
 DEADLINE = 60.0  # two cores are shared with whatever else runs
 LOOPBACK = ("127.0.0.1", "localhost")
+# Of `write_model`, for chains of two layers: the scene's own resolution, and tiles that need no checking.
+EXACT: dict[str, Any] = {
+    "gsd": round(RES, 4),
+    "exactness": "exact",
+    "window": {"multiple": 1, "period": 1, "halo": 2},
+}
 SOFTWARE_GL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 

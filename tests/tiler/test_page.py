@@ -18,7 +18,7 @@ import rasterio
 
 from model_registry.testing import conv_chain, strided_unet, write_model
 from tests.tiler.helpers import MERCATOR, RES, ZOOM, landscape, write_scene
-from tests.tiler.pages import Tab, browsing, tab
+from tests.tiler.pages import EXACT, Tab, tab
 from tests.tiler.servers import serving
 from tiler.app import create_app
 from tiler.settings import Settings
@@ -69,25 +69,18 @@ class Gate:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("page")
     pixels = landscape(HEIGHT, WIDTH)
     scene, other = write_scene(folder / "scene.tif", pixels), write_scene(folder / "other.tif", pixels[:, ::-1])
     truth = (pixels[:1] > 128).astype(np.uint8)
     labels = write_scene(folder / "labels.tif", truth)
-    options = {"gsd": round(RES, 4), "window": {"multiple": 1, "period": 1, "halo": 2}, "exactness": "exact"}
     value = {"name": "height", "unit": "m", "range": [0, 20], "scale": 5, "offset": 10}
     models = {
         "cover": write_model(
-            folder / "cover", conv_chain(layers=2, classes=2), classes=["low <b>", "high"], license="MIT", **options
+            folder / "cover", conv_chain(layers=2, classes=2), classes=["low <b>", "high"], license="MIT", **EXACT
         ),
-        "five": write_model(folder / "five", conv_chain(layers=2, classes=5, seed=3), classes=list("abcde"), **options),
+        "five": write_model(folder / "five", conv_chain(layers=2, classes=5, seed=3), classes=list("abcde"), **EXACT),
         "height": write_model(
             folder / "height", strided_unet(depth=1, classes=1), tasks=["regression"], gsd=round(RES, 4),
             output={"value": value},
@@ -398,6 +391,24 @@ def test_tiles_that_leave_the_view_are_given_up(browser: Any, site: Site) -> Non
             page.settle()  # they are asked for again when they come back
             assert first <= set(page.tell("[...viewer.prediction.loader.kept.keys()]"))
             assert page.tell("viewer.prediction.loader.failed.size") == 0
+    finally:
+        site.hold.set()
+
+
+def test_tiles_that_the_map_disposes_of_leave_their_place_and_have_not_failed(browser: Any, site: Site) -> None:
+    site.hold.clear()
+    try:
+        with opened(browser, site, "&m=five&s=field") as page:
+            page.until("window.viewer?.prediction?.loader.queue.length > 0")
+            page.tell("""async () => {
+              const gone = new AbortController(), {loader} = viewer.prediction;
+              const asked = Array.from({length: 20}, (_, x) => loader.load(1, x, 0, gone.signal));
+              gone.abort(new Error('disposed')); // in OpenLayers' words
+              await Promise.allSettled(asked);
+            }""")
+            site.hold.set()
+            page.settle()
+            assert page.tell("[viewer.prediction.loader.failed.size, viewer.prediction.loader.flying.size]") == [0, 0]
     finally:
         site.hold.set()
 

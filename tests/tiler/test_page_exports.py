@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import rasterio
 
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import MERCATOR, RES, ZOOM, landscape, write_scene
-from tests.tiler.pages import browsing, tab
+from tests.tiler.pages import EXACT, tab
 from tests.tiler.servers import serving
 from tiler.app import create_app
 from tiler.settings import Settings
@@ -25,18 +24,8 @@ LON, LAT = MERCATOR.lnglat(1000 + 200.3 * RES, 5000 - 200.3 * RES)
 PLACE = f"#{ZOOM}/{LAT}/{LON}"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing() as made:
-        yield made
-
-
 def settings(folder: Path, size: int = 400, **more: Any) -> Settings:
-    window = {"multiple": 1, "period": 1, "halo": 2}
-    model = write_model(
-        folder / "cover", conv_chain(layers=2, classes=3), classes=list("abc"), gsd=round(RES, 4), exactness="exact",
-        window=window,
-    )  # fmt: skip
+    model = write_model(folder / "cover", conv_chain(layers=2, classes=3), classes=list("abc"), **EXACT)
     scenes = {"field": {"path": str(write_scene(folder / "scene.tif", landscape(size, size)))}}
     return Settings(scenes=scenes, models={"cover": str(model)}, materialised=str(folder / "told"), **more)
 
@@ -71,7 +60,7 @@ def test_an_export_is_begun_watched_and_fetched(browser: Any, tmp_path: Path) ->
         np.testing.assert_array_equal(exported, np.load(io.BytesIO(served.content))[0])
 
 
-def test_an_export_of_the_view_is_cancelled(browser: Any, tmp_path: Path) -> None:
+def test_an_export_is_cancelled(browser: Any, tmp_path: Path) -> None:
     app = create_app(settings(tmp_path, size=6000, exports=tmp_path / "exports"))
     with serving(app) as port, tab(browser, port, PLACE) as page:
         page.settle()

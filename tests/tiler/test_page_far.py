@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import MERCATOR, RES, ZOOM, landscape, rgba, write_scene
-from tests.tiler.pages import Tab, browsing, tab
+from tests.tiler.pages import EXACT, Tab, tab
 from tests.tiler.servers import serving
 from tiler.app import create_app
 from tiler.export.local import Manner, export
@@ -53,19 +52,10 @@ class Place:
             app.state.inference.service.materialised.register(path)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing() as made:
-        yield made
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     scene = write_scene(tmp_path / "scene.tif", landscape(SIZE, SIZE))
-    model = write_model(
-        tmp_path / "cover", conv_chain(layers=2, classes=3), classes=CLASSES, gsd=round(RES, 4), exactness="exact",
-        window={"multiple": 1, "period": 1, "halo": 2},
-    )  # fmt: skip
+    model = write_model(tmp_path / "cover", conv_chain(layers=2, classes=3), classes=CLASSES, **EXACT)
     return Place(scene, model, tmp_path / "told")
 
 

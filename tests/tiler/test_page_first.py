@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from model_registry.testing import conv_chain, write_model
-from tests.tiler.helpers import RES, landscape, write_scene
-from tests.tiler.pages import browsing, tab
+from tests.tiler.helpers import landscape, write_scene
+from tests.tiler.pages import EXACT, browsing, tab
 from tests.tiler.servers import serving
 from tests.tiler.test_page import Gate
 from tiler import vendor
@@ -40,10 +40,7 @@ def test_every_module_is_named_in_the_page() -> None:
 def test_one_prediction_is_asked_for_first_and_imagery_does_not_wait_for_it(tmp_path: Path) -> None:
     size = 1200
     scene = write_scene(tmp_path / "scene.tif", landscape(size, size))
-    model = write_model(
-        tmp_path / "cover", conv_chain(layers=2, classes=3), classes=list("abc"), gsd=round(RES, 4), exactness="exact",
-        window={"multiple": 1, "period": 1, "halo": 2},
-    )  # fmt: skip
+    model = write_model(tmp_path / "cover", conv_chain(layers=2, classes=3), classes=list("abc"), **EXACT)
     gate = Gate(create_app(Settings(scenes={"field": {"path": str(scene)}}, models={"cover": str(model)})))
     gate.hold.clear()
     with browsing() as browser, serving(gate) as port, tab(browser, port) as page:

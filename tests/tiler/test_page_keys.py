@@ -11,7 +11,7 @@ import pytest
 
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import MERCATOR, RES, ZOOM, landscape, rgba, write_scene
-from tests.tiler.pages import browsing, tab
+from tests.tiler.pages import EXACT, tab
 from tests.tiler.servers import serving
 from tiler.app import create_app
 from tiler.settings import Settings
@@ -24,22 +24,15 @@ PLACE = f"#{ZOOM}/{LAT}/{LON}"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("keys")
     pixels = landscape(HEIGHT, WIDTH)
     scene = write_scene(folder / "scene.tif", pixels)
     labels = write_scene(folder / "labels.tif", (pixels[:1] // 86).astype(np.uint8))
-    options = {"gsd": round(RES, 4), "exactness": "exact", "window": {"multiple": 1, "period": 1, "halo": 2}}
     names = ["ground", "roof", "road"]
     models = {
-        "cover": write_model(folder / "cover", conv_chain(layers=2, classes=3), classes=names, **options),
-        "mask": write_model(folder / "mask", conv_chain(layers=2, classes=2), classes=names[:2], **options),
+        "cover": write_model(folder / "cover", conv_chain(layers=2, classes=3), classes=names, **EXACT),
+        "mask": write_model(folder / "mask", conv_chain(layers=2, classes=2), classes=names[:2], **EXACT),
     }
     scenes = {"field": {"path": str(scene), "labels": str(labels)}}
     app = create_app(Settings(scenes=scenes, models={name: str(path) for name, path in models.items()}))
@@ -71,10 +64,15 @@ def test_a_polygon_is_drawn_without_a_pointer(browser: Any, port: int) -> None:
         assert abs(corners[1][0] - corners[0][0] - 64 * page.tell("viewer.map.getView().getResolution()")) < 0.01
         fine = corners[3][1] - corners[2][1], page.tell("viewer.map.getView().getResolution()")
         assert abs(fine[0] + 3 * 8 * fine[1]) < 0.01 * fine[1], "small steps"
-        keys.press("Backspace")
+        # Live, before it is closed: the loose end is below the cross, where no corner is yet.
+        live = "viewer.areas.found?.feature.geometry.coordinates[0].map(place => ol.proj.fromLonLat(place))"
+        for key, loose in (("ArrowUp", 5), ("Backspace", 4)):
+            keys.press(key)
+            page.until(f"{live}?.length === {loose + 2}")
+            page.until(f"(([x, y], [u, v]) => Math.hypot(x - u, y - v) < 0.01)({live}[{loose}], {centre})")
         assert said.text_content() == "4 corners are left."
         corners.pop()
-        page.until("document.querySelector('#area-answer table')")  # live, before it is closed
+        assert page.page.locator("#area-answer table").is_visible()
         # Where the last corner is: there, Enter ends the polygon.
         page.tell("place => viewer.map.getView().setCenter(place)", corners[-1])
         keys.press("Enter")

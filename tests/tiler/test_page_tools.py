@@ -21,7 +21,7 @@ import rasterio
 
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import MERCATOR, RES, ZOOM, landscape, rgba, write_scene
-from tests.tiler.pages import Tab, browsing, tab
+from tests.tiler.pages import EXACT, Tab, tab
 from tests.tiler.servers import serving
 from tiler import vendor
 from tiler.app import create_app
@@ -36,21 +36,12 @@ PLACE = f"{ZOOM}/{LAT}/{LON}"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("tools")
     pixels = landscape(HEIGHT, WIDTH)
     scene = write_scene(folder / "scene.tif", pixels)
     labels = write_scene(folder / "labels.tif", (pixels[:1] // 64).astype(np.uint8))
-    model = write_model(
-        folder / "cover", conv_chain(layers=2, classes=4), classes=CLASSES, gsd=round(RES, 4), exactness="exact",
-        window={"multiple": 1, "period": 1, "halo": 2},
-    )  # fmt: skip
+    model = write_model(folder / "cover", conv_chain(layers=2, classes=4), classes=CLASSES, **EXACT)
     scenes = {"field": {"path": str(scene), "title": "The field", "labels": str(labels)}}
     settings = Settings(scenes=scenes, models={"cover": str(model)}, frame_ancestors=["'self'", "http://127.0.0.1:*"])
     with serving(create_app(settings)) as number:
@@ -232,7 +223,7 @@ def test_another_page_frames_it_and_hears_of_the_view(browser: Any, port: int) -
         page.until("Math.abs(heard.at(-1).view.zoom - 17) < 0.01 && Math.abs(heard.at(-1).view.lon - 0.012) < 1e-4")
 
 
-def test_who_may_frame_the_page_is_the_operators_word(port: int, tmp_path: Path) -> None:
+def test_who_may_frame_the_page_is_the_operators_word(port: int) -> None:
     policy = httpx.get(f"http://127.0.0.1:{port}/").headers["content-security-policy"]
     assert "frame-ancestors 'self' http://127.0.0.1:*" in policy
     assert "unsafe" not in policy and "default-src 'none'" in policy and "script-src 'self';" in policy
@@ -240,7 +231,7 @@ def test_who_may_frame_the_page_is_the_operators_word(port: int, tmp_path: Path)
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375])
-def test_axe_finds_no_serious_fault(browser: Any, port: int, axe: str, width: int, scheme: str, tmp_path: Path) -> None:
+def test_axe_finds_no_serious_fault(browser: Any, port: int, axe: str, width: int, scheme: str) -> None:
     size = {"width": width, "height": 760}
     with opened(browser, port, viewport=size, color_scheme=scheme) as page:
         page.settle()
