@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from affine import Affine
@@ -75,10 +79,46 @@ def run(line: str, folder: Path, environment: dict[str, str], expect: int = 0) -
     """Run a line of shell to its end; its standard output."""
     done = subprocess.run(
         ["bash", "-ec", line], cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=300,
+        timeout=400,
     )  # fmt: skip
     assert done.returncode == expect, f"{line}\n{done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
+
+
+def ask(line: str, folder: Path, environment: dict[str, str]) -> str:
+    """Run a line of curl, or where there is none do in Python what it would; the answer, unless it goes to a file."""
+    if shutil.which("curl"):
+        return run(line, folder, environment)
+    words = shlex.split(line)
+    headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
+    given = words[words.index("-d") + 1] if "-d" in words else None
+    body = (folder / given[1:]).read_bytes() if given and given[0] == "@" else given and given.encode()
+    method = words[words.index("-X") + 1] if "-X" in words else "GET"
+    url = next(word for word in words if word.startswith("http"))
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method), timeout=120) as answer:
+        content: bytes = answer.read()
+    if "-o" in words:
+        (folder / words[words.index("-o") + 1]).write_bytes(content)
+        return ""
+    return content.decode()
+
+
+@contextmanager
+def serving(line: str, folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Keep a line of `tiler serve` running on a free port, ended by Ctrl-C; the addresses that it prints, by name."""
+    with subprocess.Popen(
+        ["bash", "-ec", f"exec env {line} --port 0"], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as server:  # fmt: skip
+        try:
+            assert server.stdout is not None
+            printed = list(takewhile(lambda text: not text.startswith("Ctrl-C"), server.stdout))
+            addresses = {name: address.strip() for name, _, address in (text.partition(":") for text in printed)}
+            assert "Map page" in addresses, printed
+            yield addresses
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(60)
 
 
 @contextmanager

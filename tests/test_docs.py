@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +14,9 @@ from affine import Affine
 
 from model_registry.store import Store
 from model_registry.testing import conv_chain
+from tests.shell import ROOT, run, serving, surroundings
 from tests.tiler.helpers import landscape, write_scene
 
-# Each test starts whole models or children; the fast suite has their parts.
-pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TEXT = (DOCS / "your-model.md").read_text(encoding="utf-8")
 UTM = "EPSG:32632"
@@ -47,7 +38,6 @@ RGB, SENTINEL, TWO_DATES = ("uint8", 3, 0.5), ("uint16", 4, 10.0), ("uint16", 8,
 SCENES = {"ONNX": RGB, "A PyTorch module": SENTINEL, "segmentation_models_pytorch": SENTINEL, "torchgeo": TWO_DATES}
 # Packages that a section needs, and does not name by an import of its own.
 NEEDS = {"A PyTorch module": ("onnxscript",), "Checkpoints": ("torch", "safetensors")}
-QUICK = ("ONNX", "Other answers")
 
 
 def test_every_section_is_run() -> None:
@@ -61,16 +51,8 @@ def test_every_section_is_run() -> None:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Surroundings of a reader's own: `tiler` and `python` are found, nothing else of ours is set."""
-    (tmp_path / "bin").mkdir()
-    for name, call in (("tiler", "-m tiler.cli"), ("python", "")):
-        program = tmp_path / "bin" / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {call} "$@"\n')
-        program.chmod(0o755)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TILER_")}
     return {
-        **kept,
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        **surroundings(tmp_path / "home"),
         "TILER_TRUST": str(tmp_path / "trust.json"),
         "TORCH_HOME": str(tmp_path / "torch"),
         "HF_HUB_OFFLINE": "1",
@@ -126,7 +108,9 @@ def skip_without(section: str) -> None:
             pytest.skip(f"{name} cannot be imported ({error})")
 
 
-@pytest.mark.parametrize("section", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SECTIONS])
+# Whole models and children; the fast suite has their parts.
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_does_what_it_says(section: str, tmp_path: Path, environment: dict[str, str]) -> None:
     skip_without(section)
     folder = tmp_path / "work"
@@ -135,53 +119,20 @@ def test_a_section_does_what_it_says(section: str, tmp_path: Path, environment: 
     for language, code in SECTIONS[section]:
         if language == "python":
             (folder / "block.py").write_text(code, encoding="utf-8")
-            run([sys.executable, "block.py"], folder, environment)
+            run("python block.py", folder, environment)
             continue
         for line in code.replace("\\\n", " ").splitlines():
             if line.startswith("tiler serve"):
-                serves(line, folder, environment)
+                with serving(line, folder, environment) as printed:
+                    address = printed["TileJSON"]
+                    assert address.endswith("/scene/roads/tilejson.json"), "models/roads/1 is called roads"
+                    with urllib.request.urlopen(address, timeout=60) as answer:
+                        assert b'"tilejson"' in answer.read()
             elif line.strip():
-                run(["bash", "-ec", line], folder, environment)
+                run(line, folder, environment)
     store = Store(folder / "models")
     added = len(re.findall(r"^tiler models add", "\n".join(code for _, code in SECTIONS[section]), re.M))
     assert sum(len(store.versions(name)) for name in store.names()) == added > 0
-
-
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-
-
-def serves(line: str, folder: Path, environment: dict[str, str]) -> None:
-    """Start it on a free port, read the address that it prints, and see that it answers; then Ctrl-C."""
-    server = subprocess.Popen(
-        ["bash", "-ec", f"exec {line} --port 0"],
-        cwd=folder, env={**environment, "PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        assert server.stdout is not None
-        printed = list(until(server.stdout, "TileJSON:"))
-        address = printed[-1].split()[-1]
-        assert address.endswith("/scene/roads/tilejson.json"), "models/roads/1 is called roads"
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            assert b'"tilejson"' in answer.read()
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(60)
-
-
-def until(lines: Any, word: str) -> Iterator[str]:
-    """Lines up to the one that starts with `word`."""
-    started = time.monotonic()
-    for line in lines:
-        yield line
-        if line.startswith(word):
-            return
-        assert time.monotonic() < started + 120
-    raise AssertionError(f"it ended without {word}")
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import shutil
-import signal
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,7 +14,7 @@ import pytest
 import rasterio
 import typer
 
-from tests.shell import ROOT, commands, lay_out, run, sections, surroundings
+from tests.shell import ROOT, ask, commands, lay_out, run, sections, serving, surroundings
 from tests.tiler.helpers import write_scene
 from tiler.settings import Settings
 
@@ -118,31 +114,21 @@ def read(path: Path) -> Any:
 
 @pytest.mark.slow
 def test_the_addresses_answer(tmp_path: Path) -> None:
-    """The line that serves gets a free port; the others are run by curl, or if there is none by Python."""
+    """The line that serves gets a free port."""
     folder, environment = tmp_path / "work", surroundings(tmp_path / "home")
     lay_out(folder)
-    with subprocess.Popen(
-        ["bash", "-ec", f"exec env {SERVE} --port 0"], cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as server:  # fmt: skip
-        try:
-            assert server.stdout is not None
-            printed = next((line for line in server.stdout if line.startswith("Map page:")), "it did not start /")
-            address = printed.split()[-1].rstrip("/")
-            number, answers = NUMBER, []
-            for line in ASKS:
-                line = line.replace("http://127.0.0.1:8000", address).replace(NUMBER, number)
-                answers.append(ask(line, folder, environment))
-                if len(answers) == 1:
-                    number = json.loads(answers[0])["id"]
-            made, events, one, _, gone = answers
-            with pytest.raises(urllib.error.HTTPError, match="401"):
-                body = b'{"scene": "scene", "model": "landcover"}'
-                headers = {"Content-Type": "application/json"}
-                urllib.request.urlopen(urllib.request.Request(f"{address}/exports", body, headers))
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(60)
+    with serving(SERVE, folder, environment) as printed:
+        address, number, answers = printed["Map page"].rstrip("/"), NUMBER, []
+        for line in ASKS:
+            line = line.replace("http://127.0.0.1:8000", address).replace(NUMBER, number)
+            answers.append(ask(line, folder, environment))
+            if len(answers) == 1:
+                number = json.loads(answers[0])["id"]
+        made, events, one, _, gone = answers
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            body = b'{"scene": "scene", "model": "landcover"}'
+            headers = {"Content-Type": "application/json"}
+            urllib.request.urlopen(urllib.request.Request(f"{address}/exports", body, headers))
     assert json.loads(made)["status"] in ("queued", "running", "finished")
     last = json.loads(events.strip().splitlines()[-1].removeprefix("data: "))
     assert last["status"] == "finished" and json.loads(one)["files"] == last["files"]
@@ -154,22 +140,6 @@ def test_the_addresses_answer(tmp_path: Path) -> None:
         r"`(\w+)`", SECTIONS["Over HTTP"].split("| `GET /exports/{id}/events`")[0].split("one:")[1]
     ):
         assert field in last or field in ("queued", "running", "finished", "failed", "cancelled", "error"), field
-
-
-def ask(line: str, folder: Path, environment: dict[str, str]) -> str:
-    if shutil.which("curl"):
-        return run(line, folder, environment)
-    words = shlex.split(line)
-    headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
-    body = words[words.index("-d") + 1].encode() if "-d" in words else None
-    method = words[words.index("-X") + 1] if "-X" in words else "GET"
-    url = next(word for word in words if word.startswith("http"))
-    with urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method), timeout=120) as answer:
-        content: bytes = answer.read()
-    if "-o" in words:
-        (folder / words[words.index("-o") + 1]).write_bytes(content)
-        return ""
-    return content.decode()
 
 
 def test_numbers_of_shares_are_as_told() -> None:

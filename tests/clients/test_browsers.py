@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -126,26 +127,22 @@ def test_after_a_reload_the_new_revision_is_seen(
 ) -> None:
     """Leaflet and OpenLayers keep tiles in memory whatever the headers say: the address has to change, and does."""
     model, place = write_classifier(tmp_path / "landcover"), PLACES["utm"]
-    with running(tmp_path, {"utm": scenes["utm"]}, {"landcover": model}) as server:
-        with_pages = [
-            (library, opened(browser, f"{pages}/{library}.html?server={server.address}")) for library in LIBRARIES
-        ]
-        shown = {library: context.__enter__() for library, context in with_pages}
-        try:
-            for library, (page, _) in shown.items():
-                assert wrong_pixels(page, library, place, show(page, library, place.center, ZOOM), margin=1.5) == 0
-            replace_model(model, write_classifier(tmp_path / "fresh", VALUES[::-1]))
-            server.reload("utm")
-            for library, (page, seen) in shown.items():
-                # What is open goes on, with what it has.
-                lon, lat = place.center
-                again = show(page, library, (lon + 1e-5, lat), ZOOM)
-                assert wrong_pixels(page, library, place, again, margin=1.5) == 0
-                page.reload()
-                ready(page)
-                picture = show(page, library, place.center, ZOOM)
-                assert wrong_pixels(page, library, place, picture, margin=1.5, colors=COLORS[::-1]) == 0, library
-                clean(seen)
-        finally:
-            for _, context in with_pages:
-                context.__exit__(None, None, None)
+    with running(tmp_path, {"utm": scenes["utm"]}, {"landcover": model}) as server, ExitStack() as stack:
+        shown = {
+            library: stack.enter_context(opened(browser, f"{pages}/{library}.html?server={server.address}"))
+            for library in LIBRARIES
+        }
+        for library, (page, _) in shown.items():
+            assert wrong_pixels(page, library, place, show(page, library, place.center, ZOOM), margin=1.5) == 0
+        replace_model(model, write_classifier(tmp_path / "fresh", VALUES[::-1]))
+        server.reload("utm")
+        for library, (page, seen) in shown.items():
+            # What is open goes on, with what it has.
+            lon, lat = place.center
+            again = show(page, library, (lon + 1e-5, lat), ZOOM)
+            assert wrong_pixels(page, library, place, again, margin=1.5) == 0
+            page.reload()
+            ready(page)
+            picture = show(page, library, place.center, ZOOM)
+            assert wrong_pixels(page, library, place, picture, margin=1.5, colors=COLORS[::-1]) == 0, library
+            clean(seen)
