@@ -27,8 +27,8 @@ from model_registry.noise import Noise
 from model_registry.postprocess import Float32, predict
 from model_registry.probe import Probe
 from model_registry.runtimes import Runner, load_runner
-from model_registry.runtimes._threads import default_threads
 from model_registry.strips import Strip
+from model_registry.threads import default_threads
 from model_registry.trials import Bench, Raw
 
 VERSION = 1  # of the answer's form

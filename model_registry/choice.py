@@ -30,7 +30,7 @@ from model_registry.candidates import Candidate, Policy, RuntimeWish, machine, v
 from model_registry.errors import UnsupportedModel
 from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.runtimes import Runner, Unscale, load_runner, native_runtime
-from model_registry.runtimes._threads import default_threads
+from model_registry.threads import default_threads
 from model_registry.trials import Bench, Raw, Trial
 
 VERSION = 1  # part of the cache key: raise it when a change here can change a result

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from model_registry.runtimes._threads import default_threads, share
+from model_registry.threads import default_threads, share
 from tiler.errors import InferenceError
 from tiler.values import LabelRef
 

@@ -22,7 +22,7 @@ from model_registry.runtimes._shapes import (
     refuse_external_data,
     short,
 )
-from model_registry.runtimes._threads import default_threads
+from model_registry.threads import default_threads
 
 if TYPE_CHECKING:
     import onnxruntime

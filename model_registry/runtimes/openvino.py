@@ -36,7 +36,7 @@ from model_registry.runtimes._shapes import (
     refuse_external_data,
     short,
 )
-from model_registry.runtimes._threads import default_threads
+from model_registry.threads import default_threads
 
 _HINTS: Mapping[str, str] = {"fp32": "f32", "bf16": "bf16"}
 _EXAMPLE_EDGE = 64  # px; what a network is traced on, rounded up to its multiple

@@ -19,7 +19,7 @@ from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.postprocess import Float32, Prediction, not_finite, predict, shown_components
 from model_registry.runtimes import Demands, Unscale
 from model_registry.runtimes._shapes import failure
-from model_registry.runtimes._threads import default_threads
+from model_registry.threads import default_threads
 from model_registry.values import Values
 
 if TYPE_CHECKING:

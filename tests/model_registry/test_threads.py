@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_registry.runtimes import _cpu, _threads
-from model_registry.runtimes._threads import Share, quota, share
+from model_registry.threads import Share, quota, share
 
 
 def put(root: Path, files: dict[str, str]) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_registry.threads import default_threads, share
 from tiler.assemble import Picture, confidence, wants
 from tiler.catalog import Catalog
 from tiler.engine import BATCH, Engine
@@ -138,7 +139,11 @@ class Session:
             SceneError, MisfitError, RequestError, ModelError: what keeps the order from being carried out.
         """
         engine = engine or Engine(
-            cache_bytes=order.cache_bytes, picture_bytes=0, timeout=3600.0, max_pending_cells=2**20
+            cache_bytes=order.cache_bytes,
+            picture_bytes=0,
+            timeout=3600.0,
+            max_pending_cells=2**20,
+            read_threads=_readers(order),
         )
         catalog = Catalog(
             {} if order.registry else {"model": order.model},
@@ -409,6 +414,12 @@ EXPORT = Origin("export", export=True)
 
 # Blocks that are in the making at the same time: one is read, one inferred, one written.
 BLOCKS_AT_ONCE = 3
+
+
+def _readers(order: Order) -> int:
+    """Threads that read. Each decodes for itself what neighbouring windows share, so one is best where it keeps up."""
+    local = all("://" not in scene.source and not scene.source.startswith("/vsi") for scene in order.scenes)
+    return 1 if order.device == "cpu" and local else share(default_threads()).readers
 
 
 def _layer(catalog: Catalog, name: str, scene: SceneOrder) -> Layer:
