@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model_registry.runtimes import _cpu, _threads
+from model_registry import threads
+from model_registry.runtimes import _cpu
 from model_registry.threads import Share, quota, share
 
 
@@ -49,9 +50,9 @@ def test_no_cgroup_file_is_no_limit(tmp_path: Path):
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, 6), (2.0, 2), (2.9, 2), (0.5, 1), (64.0, 6)])
 def test_threads_are_the_smaller_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch, limit, expected):
-    monkeypatch.setattr(_threads.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(_threads, "quota", lambda: limit)
-    assert _threads.default_threads() == expected
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(threads, "quota", lambda: limit)
+    assert threads.default_threads() == expected
 
 
 @pytest.mark.parametrize("cores", range(1, 65))
