@@ -5,6 +5,7 @@ Beside it, below /benchmark: what went through the networks, the grid of a pair,
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -130,6 +131,9 @@ def serve(app: Any) -> None:
     listening.bind(("127.0.0.1", 0))
     listening.listen(1024)
     tell({"ready": listening.getsockname()[1]})
+    # As `tiler serve` does.
+    gc.collect()
+    gc.freeze()
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)).run(sockets=[listening])
 
 

@@ -88,7 +88,7 @@ HOMES = {
     "rasterio": "tiler/allowed tiler/areas tiler/background tiler/cli/serving tiler/demo/canvas "
     "tiler/crs tiler/demo/scene tiler/documents tiler/export/aoi tiler/export/area tiler/export/cog "
     "tiler/export/features tiler/export/frame tiler/export/ground tiler/export/parts "
-    "tiler/export/vector tiler/grid tiler/labels tiler/materialised tiler/overview tiler/paint "
+    "tiler/export/vector tiler/gdal tiler/grid tiler/labels tiler/materialised tiler/overview tiler/paint "
     "tiler/pixels tiler/predict tiler/reader tiler/sampled tiler/scene tiler/tiles tiler/truth "
     "tiler/values tiler/zoom",
     "rio_tiler": "tiler/allowed tiler/extension tiler/imagery tiler/paint tiler/params tiler/ramps tiler/reader "

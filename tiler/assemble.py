@@ -171,7 +171,7 @@ def _classes(
     if taps.around or decides is not None or mosaic.classes is None:
         classes = decided(layer, _known(planes), decides)
     else:
-        classes = mosaic.classes[taps.rows, taps.cols]
+        classes = taps.nearest(mosaic.classes)
     valid = taps.valid
     if sampled is not None:
         # Sample by sample, before the majority: the same pixels, whichever way each of them is known.

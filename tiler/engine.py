@@ -28,6 +28,7 @@ from tiler.cache import pictures_cache, scores_cache
 from tiler.device import Device, Part, is_out_of_memory, joined, split
 from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.flight import Flight, Ticket
+from tiler.gdal import hold
 from tiler.layer import MAX_WINDOW_PIXELS, Layer
 from tiler.leaving import client
 from tiler.pace import Pace
@@ -152,7 +153,7 @@ class Engine:
         self._max_pending_cells, self._batch = max_pending_cells, batch
         # Opening is not put behind reads: a 304 must not wait for somebody else's window.
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
-        self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish")
+        self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish", initializer=hold)
         self._bulk_readers = ThreadPoolExecutor(read_threads, thread_name_prefix="bulk")
         self._changed = threading.Condition()
         self._flight: Flight[Key, Settled] = Flight()

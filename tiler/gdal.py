@@ -22,3 +22,12 @@ def settle(*, exporting: bool = False) -> None:
     """Make them the environment's, where that says nothing else."""
     for key, value in (GDAL_DEFAULTS | (EXPORT_CACHE if exporting else {})).items():
         os.environ.setdefault(key, value)
+
+
+def hold() -> None:
+    """Enter an environment in this thread for good: rasterio makes one for each transform where there is none, and that
+    takes longer than the transform. Not for threads that read what needs credentials: those would never be renewed.
+    """
+    from rasterio import Env  # commands that read no raster start without it
+
+    Env().__enter__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from tiler.values import Cell, Classes, Floats, Mask, Resampling, Scores
 
 Indices = NDArray[np.int64]
 Planes = NDArray[Any]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,52 +84,67 @@ class Mosaic:
         A sample is valid as its nearest pixel is; neighbours without data do not count.
         """
         height, width = self.valid.shape
-        with np.errstate(invalid="ignore"):
-            y, x = np.floor(where.rows) - self.top, np.floor(where.cols) - self.left
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        rows, cols = np.where(inside, y, 0).astype(np.int64), np.where(inside, x, 0).astype(np.int64)
-        valid = self.valid[rows, cols] & inside
+        places, inside = self._nearest(where)
+        valid = self.valid.ravel()[places] if inside is None else self.valid.ravel()[places] & inside
         if resampling == "nearest":
-            return Taps(valid, rows, cols, ())
+            return Taps(valid, places, ())
         y, x = np.nan_to_num(where.rows) - self.top - 0.5, np.nan_to_num(where.cols) - self.left - 0.5
         row0, col0 = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-        around: list[tuple[Indices, Indices, Floats]] = []
+        around: list[tuple[Indices, Floats]] = []
         total = np.zeros(valid.shape, np.float32)
         for down in (0, 1):
             for right in (0, 1):
                 row, col = np.clip(row0 + down, 0, height - 1), np.clip(col0 + right, 0, width - 1)
                 weight = np.abs(1 - down - (y - row0)) * np.abs(1 - right - (x - col0)) * self.valid[row, col]
-                around.append((row, col, weight.astype(np.float32)))
-                total += around[-1][2]
+                around.append((row * width + col, weight.astype(np.float32)))
+                total += around[-1][1]
         valid &= total > 0
         total[total == 0] = 1
-        for _, _, weight in around:
+        for _, weight in around:
             weight /= total
-        return Taps(valid, rows, cols, tuple(around))
+        return Taps(valid, places, tuple(around))
+
+    def _nearest(self, where: Footprint) -> tuple[Indices, Mask | None]:
+        """Each sample's pixel, counted along the rows of the mosaic, and whether it lies on it; None if all do."""
+        height, width = self.valid.shape
+        y, x = where.rows - self.top, where.cols - self.left
+        # Comparisons with NaN are False.
+        if y.min() >= 0 and x.min() >= 0 and y.max() < height and x.max() < width:
+            places = y.astype(np.int64)
+            places *= width
+            places += x.astype(np.int64)
+            return places, None
+        with np.errstate(invalid="ignore"):
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        return np.where(inside, y, 0).astype(np.int64) * width + np.where(inside, x, 0).astype(np.int64), inside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taps:
-    """What lies under each sample.
+    """What lies under each sample. Pixels of the mosaic are counted along its rows.
 
     Attributes:
         valid: bool [rows, cols].
-        rows, cols: int [rows, cols], the nearest pixel of the mosaic.
-        around: (rows, cols, weights) of the pixels to be mixed; empty takes the nearest.
+        places: int [rows, cols], the nearest pixel.
+        around: (places, weights) of the pixels to be mixed; empty takes the nearest.
     """
 
     valid: Mask
-    rows: Indices
-    cols: Indices
-    around: tuple[tuple[Indices, Indices, Floats], ...]
+    places: Indices
+    around: tuple[tuple[Indices, Floats], ...]
+
+    def nearest(self, plane: NDArray[Scalar]) -> NDArray[Scalar]:
+        """One plane [rows, cols] of the mosaic at the samples' nearest pixels."""
+        # One index is looked up in half the time that two take.
+        return plane.ravel()[self.places]
 
     def take(self, plane: NDArray[Any]) -> Floats:
         """One plane [rows, cols] at the samples, float32."""
         if not self.around:
-            return np.asarray(plane[self.rows, self.cols], np.float32)
+            return np.asarray(self.nearest(plane), np.float32)
         mixed = np.zeros(self.valid.shape, np.float32)
-        for rows, cols, weight in self.around:
-            mixed += weight * plane[rows, cols]
+        for places, weight in self.around:
+            mixed += weight * plane.ravel()[places]
         return mixed
 
 

@@ -145,15 +145,17 @@ def encode(
     indices = _indices(values, rescale[0])
     if not isinstance(colormap, Mapping) or output_format == "webp":
         return _rendered(values, indices, valid, output_format, colormap, add_mask), media_type
-    return palette_png(*_with_clear(indices, valid, colormap, add_mask)), media_type
+    return palette_png(*_with_clear(indices, valid, colormap, add_mask), areas=output == "class"), media_type
 
 
-def palette_png(indices: Classes, palette: Sequence[Color]) -> bytes:
+def palette_png(indices: Classes, palette: Sequence[Color], *, areas: bool = True) -> bytes:
     """An indexed PNG (colour type 3, 8 bit; ISO/IEC 15948): PLTE and tRNS say what an index looks like.
 
     Args:
         indices: uint8 [rows, cols], each less than len(palette).
         palette: red, green, blue, alpha per index, at most 256.
+        areas: whether neighbours are mostly alike. Then looking for nothing but runs takes a third of the time, for a
+            quarter more bytes.
     """
     height, width = indices.shape
     colors = np.asarray(palette, np.uint8).reshape(-1, 4)
@@ -161,11 +163,12 @@ def palette_png(indices: Classes, palette: Sequence[Color]) -> bytes:
     # Every row begins with its filter: none, which compresses flat class regions best.
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = indices
+    packer = zlib.compressobj(6, strategy=zlib.Z_RLE if areas else zlib.Z_DEFAULT_STRATEGY)
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
         (b"PLTE", colors[:, :3].tobytes()),
         (b"tRNS", alpha),
-        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
+        (b"IDAT", packer.compress(rows.tobytes()) + packer.flush()),
         (b"IEND", b""),
     ]
     body = b"".join(

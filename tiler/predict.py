@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rasterio.crs import CRS
@@ -133,24 +135,31 @@ def picture(plan: Plan, scores: dict[Cell, Scores]) -> Picture:
     return assemble(plan.layer, plan.view, plan.where, scores, plan.style, plan.sampled)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Shown(NamedTuple):
+    """A picture's bytes and media type, and the seconds that putting it together and encoding it took."""
+
+    content: bytes
+    media_type: str
+    warp: float
+    encode: float
+
+
+@dataclass(frozen=True, slots=True)
 class TileAnswer:
     """One tile.
 
     Attributes:
-        picture: what it shows.
+        shown: its bytes.
         kind: `predicted`, `materialised` (all of it from exported files), `outside` (of the scene), or `zoom-in` (below
             the layer's minzoom, where no file tells).
         source: `hit`, `shared` or `miss`, see `engine.Answer`; `export` where no cell was needed.
         stages: of its slowest window, None if none was inferred for it.
-        warp: seconds that putting it together took.
     """
 
-    picture: Picture
+    shown: Shown
     kind: str
     source: str = "hit"
     stages: Stages | None = None
-    warp: float = 0.0
 
 
 async def predict_tile(
@@ -161,32 +170,40 @@ async def predict_tile(
     style: Style,
     engine: Engine,
     limits: Limits,
+    encode: Callable[[Picture], tuple[bytes, str]],
     origin: Origin = ANYBODY,
     exports: Exports = NOTHING,
 ) -> TileAnswer:
-    """The picture of one tile (z, x, y)."""
+    """One tile (z, x, y), as `encode` makes bytes and their media type of its picture."""
+
+    def shown(make: Callable[[], Picture]) -> Shown:
+        # One job: the second of two would wait until all other tiles of the view have had their first.
+        begun = time.monotonic()
+        made = make()
+        between = time.monotonic()
+        content, media_type = encode(made)
+        return Shown(content, media_type, between - begun, time.monotonic() - between)
+
     z, x, y = tile
     view = zoom.view_of_tile(tms, x, y, z, tilesize)
     if max(view.height, view.width) > limits.max_side:
         raise too_long(view, limits.max_side)
+    empty = partial(blank, layer, view, style)
     if z < layer.minzoom(tms, limits.max_tile_pixels):
         wide = await engine.finish(distant, layer, view, style, exports) if exports.files else None
         if wide is None:
-            return TileAnswer(blank(layer, view, style), "zoom-in")
+            return TileAnswer(await engine.finish(shown, empty), "zoom-in")
         exports.count("overview")
-        return TileAnswer(wide, "materialised", "export")
+        return TileAnswer(await engine.finish(shown, lambda: wide), "materialised", "export")
     with engine.coming():
         todo = await engine.finish(plan, layer, view, style, limits.max_tile_pixels, limits.max_side, exports)
     if not todo.cells:
         if todo.sampled is None:
-            return TileAnswer(blank(layer, view, style), "outside")
-        begun = time.monotonic()
-        shown = await engine.finish(picture, todo, {})
-        return TileAnswer(shown, "materialised", "export", None, time.monotonic() - begun)
+            return TileAnswer(await engine.finish(shown, empty), "outside")
+        return TileAnswer(await engine.finish(shown, partial(picture, todo, {})), "materialised", "export")
     answer = await engine.scores_async(layer, todo.cells, probabilities=wants(layer, style), origin=origin)
-    begun = time.monotonic()
-    shown = await engine.finish(picture, todo, answer.scores)
-    return TileAnswer(shown, "predicted", answer.source, answer.stages, time.monotonic() - begun)
+    made = await engine.finish(shown, partial(picture, todo, answer.scores))
+    return TileAnswer(made, "predicted", answer.source, answer.stages)
 
 
 def predict_view(

@@ -16,7 +16,7 @@ from titiler.core.resources.enums import ImageType
 from titiler.core.telemetry import operation_tracer
 
 from tiler import zoom
-from tiler.assemble import band_names
+from tiler.assemble import Picture, band_names
 from tiler.cache import Encoded
 from tiler.engine import Engine
 from tiler.errors import BusyError
@@ -89,6 +89,10 @@ async def answer_tile(
         offer_to_shadow(service, reader, wanted, tilesize, kept.kind)
         headers |= {"X-Inference": kept.kind, "X-Cache": "tile"}
         return Response(kept.content, media_type=kept.media_type, headers=headers)
+
+    def encoded(picture: Picture) -> tuple[bytes, str]:
+        return render(image_of(layer, picture), colormap=colormap, output_format=wanted.format, **wanted.render)
+
     with operation_tracer("inference.predict", {"model": layer.model.name, "revision": layer.revision}) as span:
         answer = await predict_tile(
             layer,
@@ -98,31 +102,24 @@ async def answer_tile(
             style,
             engine,
             service.limits,
+            encoded,
             origin_of(request, wanted.z),
             reader.exports,
         )
-        span.set_attributes({"kind": answer.kind, "cells": answer.source, **seconds_of(answer)})
-    begun = time.monotonic()
-    with operation_tracer("inference.encode"):
-        content, media_type = await engine.finish(
-            render,
-            image_of(layer, answer.picture),
-            colormap=colormap,
-            output_format=wanted.format,
-            **wanted.render,
-        )
-    encode = time.monotonic() - begun
+        took = seconds_of(answer)
+        span.set_attributes({"kind": answer.kind, "cells": answer.source, **took})
+    content, media_type, warp, encode = answer.shown
     if not below or service.materialised.of(layer.revision).stamp == stamp:
         engine.pictures.put((etag, stamp), Encoded(content, media_type, answer.kind))
     else:
         headers["Cache-Control"] = NO_STORE  # a file turned out to be another one: the next answer has another ETag
     offer_to_shadow(service, reader, wanted, tilesize, answer.kind)
-    engine.observe("warp", answer.warp)
+    engine.observe("warp", warp)
     engine.observe("encode", encode)
     headers |= {
         "X-Inference": answer.kind,
         "X-Cache": answer.source,
-        "Server-Timing": server_timing({**seconds_of(answer), "encode": encode}),
+        "Server-Timing": server_timing(took),
     }
     return Response(content, media_type=media_type, headers=headers)
 
@@ -172,9 +169,9 @@ def origin_of(request: Request, level: Hashable) -> Origin:
 
 
 def seconds_of(answer: TileAnswer) -> dict[str, float]:
-    """Seconds of a tile's stages: its slowest window's, if one was inferred for it, and putting it together."""
+    """Seconds of a tile's stages: its slowest window's, if one was inferred for it, and its own."""
     stages = {} if answer.stages is None else answer.stages._asdict()
-    return {**stages, "warp": answer.warp}
+    return {**stages, "warp": answer.shown.warp, "encode": answer.shown.encode}
 
 
 def server_timing(stages: Mapping[str, float]) -> str:
