@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,7 @@ PLAIN = (
 )  # fmt: skip
 
 
+@functools.cache
 def imported(file: Path) -> set[str]:
     """Dotted names that a file imports anywhere, but for those that only a type checker sees."""
     found: set[str] = set()

@@ -21,11 +21,12 @@ VIEWPORT_GAP = 0.25
 # Who has stayed at a view for long will stay for long: a window may take twice as many seconds of the device as its
 # client has looked at this view, within these bounds. Smaller ones still when the client has just dropped requests.
 PATIENCE = 2.0
-LEAST_SECONDS, MOST_SECONDS = 0.3, 0.6
+LEAST_SECONDS, MOST_SECONDS = 0.3, 0.5
 PANNING_SECONDS = 0.1
 
-# A client that dropped requests so few seconds ago is panning: the others come first.
-PANNING = 0.2
+# A client that dropped requests so few seconds ago is panning: the others come first. People drag a map on every 0.15 to
+# 0.3 s; what is begun for them in between is mostly not seen.
+PANNING = 0.4
 
 # Pixels that a window may have however slow the device is: below this the halo would cost more than the wait.
 MIN_WINDOW_PIXELS = 384 * 384

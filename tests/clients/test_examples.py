@@ -42,6 +42,7 @@ def commands() -> list[str]:
     return [line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.S | re.M) for line in block.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_commands_for_gdal_do_what_the_docs_say(server: Server, tmp_path: Path) -> None:
     (tmp_path / "examples").mkdir()
     for name in ("gdal-tms.xml", "gdal-wmts.xml"):

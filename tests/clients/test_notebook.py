@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import os
@@ -42,7 +41,6 @@ def ended() -> Iterator[None]:
     """Each test's server ends with it, and leaves no thread behind."""
     yield
     stop()
-    gc.collect()
     assert not [thread.name for thread in threading.enumerate() if thread.name == "tiler-notebook"]
 
 

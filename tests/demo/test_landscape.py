@@ -45,6 +45,7 @@ def test_one_seed_gives_one_landscape(small: Landscape) -> None:
     assert not np.array_equal(small.rgb, other.rgb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED, HELD_OUT_SEED])
 def test_every_class_is_present(seed: int) -> None:
     labels = generate(seed, 1024).labels
@@ -58,6 +59,7 @@ def test_seen_pixels_are_never_nodata(small: Landscape) -> None:
     assert np.array_equal(small.labels == NO_LABEL, ~small.valid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [512, 1024])
 def test_outline_is_ragged(size: int) -> None:
     valid = generate(SEED, size).valid

@@ -173,6 +173,7 @@ def test_a_choice_is_measured_once_and_kept(model: Model, monkeypatch: pytest.Mo
         assert len(choose(model, "auto", threads=1).trials) == 3, "a spoilt cache is measured again"
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize("change", ["threads", "samples", "version", "remeasure"])
 def test_what_makes_a_measurement_old(model: Model, monkeypatch: pytest.MonkeyPatch, change: str):

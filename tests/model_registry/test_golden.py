@@ -74,6 +74,7 @@ def test_several_windows_and_no_test_at_all(tmp_path: Path):
     assert golden.run(open_model(testing.write_model(tmp_path / "o", NET, classes=CLASSES)), None) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["scaling", "band order", "shift", "not a number"])
 def test_what_peers_get_wrong_in_silence_fails(tmp_path: Path, what: str):
     folder = write(tmp_path / "m")

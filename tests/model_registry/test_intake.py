@@ -333,6 +333,7 @@ properties:
 """
 
 
+@pytest.mark.slow
 def test_pt2_with_the_metadata_of_stac_model(torch_files, tmp_path: Path, staging: Path):
     path = tmp_path / "b.pt2"
     path.write_bytes(torch_files.pt2(largest=128, metadata=METADATA))

@@ -34,6 +34,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_added_and_agrees_with_the_file(name: str, real: Path, tmp_path: Path):
     import onnxruntime

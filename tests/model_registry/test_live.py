@@ -129,6 +129,7 @@ def test_a_failed_load_frees_the_network(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(closed) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
     "make", [testing.conv_chain, lambda seed: testing.conv_chain(dilation=16, layers=5, seed=seed),

@@ -1,4 +1,4 @@
-"""Shared by tests of the page."""
+"""Shared by tests of the server and its page."""
 
 from __future__ import annotations
 
@@ -15,3 +15,11 @@ def browser() -> Iterator[Any]:
     """A Chromium; tests that need it skip by name where there is none."""
     with browsing() as made:
         yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hardly_warmed() -> Iterator[None]:
+    """Models are warmed up with one window: hundreds of small servers have no time for more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tiler.engine.WARM_SECONDS", 0.0)
+        yield

@@ -314,6 +314,7 @@ def test_labels_where_the_scene_has_no_data_have_no_prediction(place: World, tmp
     assert found["classes"][0]["no_prediction"] == 64 * 24
 
 
+@pytest.mark.slow
 def test_one_label_for_several_classes(place: World, drawn: dict[str, Drawn], tmp_path: Path) -> None:
     """Labels of water and no water judge a model of five classes: the others are one class, and no confusion."""
     item = drawn["same"]
@@ -490,6 +491,7 @@ def open_crs(name: str) -> Any:
     return CRS.from_string(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["accuracy", "areas", "statistics?categorical=true"])
 @pytest.mark.parametrize("kind", ["standalone", "foreign"])
 def test_hanging_up_ends_the_work(place: World, drawn: dict[str, Drawn], path: str, kind: str) -> None:

@@ -111,6 +111,7 @@ WAYS: dict[str, Callable[[inferenceExtension], TestClient]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*WAYS, "extension"])
 def test_auth_covers_every_new_route(extension: Callable[..., inferenceExtension], scene: Path, way: str) -> None:
     if way == "extension":
@@ -167,6 +168,7 @@ def test_the_hosts_path_dependency_decides_what_is_opened(
                 assert client.request(method, f"/cog/{path}", params=labels, json=body).status_code == 403
 
 
+@pytest.mark.slow
 def test_the_hosts_gdal_options_reach_the_pixels(
     extension: Callable[..., inferenceExtension], scene: Path, folder: Path
 ) -> None:

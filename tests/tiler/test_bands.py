@@ -51,7 +51,7 @@ def check(served: Host, model: Path, scene: Path, fed: NDArray[np.uint8], **quer
     served.extension.engine.close()
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", [*COUNTS[:-1], pytest.param(COUNTS[-1], marks=pytest.mark.slow)])
 def test_bands_are_found_by_name_whatever_their_order(tmp_path: Path, count: int) -> None:
     names = [f"E{number:02d}" for number in range(count)]
     order = np.random.default_rng(3).permutation(count)
@@ -61,6 +61,7 @@ def test_bands_are_found_by_name_whatever_their_order(tmp_path: Path, count: int
     check(host({"m": model}), model, scene, pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_bands_without_names_are_taken_in_order(tmp_path: Path, count: int) -> None:
     pixels = spectrum(count)

@@ -77,6 +77,7 @@ def test_hanging_up_drops_what_waits_and_nobody_elses(served: Served, parser: st
         assert len(served.runner.shapes) == 3
 
 
+@pytest.mark.slow
 def test_hanging_up_on_an_endpoint_that_waits_in_a_thread_drops_its_work_too(served: Served, parser: str) -> None:
     """Point and preview are TiTiler's own, synchronous: their thread waits for the engine and cannot be cancelled."""
     engine, gate = served.engine, served.runner.gate
@@ -100,6 +101,7 @@ def test_hanging_up_on_an_endpoint_that_waits_in_a_thread_drops_its_work_too(ser
         assert len(served.runner.shapes) == 1
 
 
+@pytest.mark.slow
 def test_sixty_aborted_bursts_leave_nothing_pending(served: Served, parser: str) -> None:
     engine, gate = served.engine, served.runner.gate
     with serving(served.app, parser) as port:

@@ -75,6 +75,7 @@ def test_a_manifest_that_claims_too_much_exits_with_one(tmp_path: Path) -> None:
     assert json.loads((folder / "probe.json").read_text())["findings"][0]["level"] == "error"
 
 
+@pytest.mark.slow
 def test_a_scene_adds_seams_on_its_pixels_and_a_picture(model: Path, scene: Path) -> None:
     done = check(model, "--scene", scene, "--json")
     assert done.exit_code == 0, done.output
@@ -110,6 +111,7 @@ def test_a_scene_without_model_bands_is_refused(model: Path, tmp_path: Path) -> 
     told(check(model, "--scene", tmp_path / "absent.tif"), "absent.tif", tmp_path)
 
 
+@pytest.mark.slow
 def test_networks_that_are_not_exact_on_a_scene(tmp_path: Path, scene: Path) -> None:
     network = NETWORKS["squeeze-excite"].make()
     folder = write_model(tmp_path / "se", network, classes=CLASSES, gsd=round(RES, 4), window={"preferred": 128})
@@ -133,6 +135,7 @@ def test_a_bare_onnx_file_keeps_its_report_beside_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "net.probe.json").read_text())["halo"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["regression", "embedding"])
 def test_values_and_vectors_are_measured_and_drawn(tmp_path: Path, scene: Path, kind: str) -> None:
     if kind == "regression":
@@ -156,6 +159,7 @@ def test_values_and_vectors_are_measured_and_drawn(tmp_path: Path, scene: Path, 
     assert check(folder).exit_code == 0
 
 
+@pytest.mark.slow
 def test_models_of_a_registry_by_reference(tmp_path: Path, scene: Path) -> None:
     store = Store(tmp_path / "models")
     with store.publish("cover") as draft:
@@ -211,6 +215,7 @@ def test_a_folder_that_cannot_be_written_to(model: Path, monkeypatch: pytest.Mon
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_work(tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scene.rename(tmp_path / "scene.tif")
@@ -227,6 +232,7 @@ def test_the_commands_of_the_page_work(tmp_path: Path, scene: Path, monkeypatch:
         assert check(*command[3:]).exit_code == 0, command
 
 
+@pytest.mark.slow
 def test_the_page_names_every_key_of_the_report(model: Path, scene: Path) -> None:
     found = last_line(check(model, "--scene", scene, "--json"))
     table = PAGE[PAGE.index("### The report") :].partition("\n## ")[0]

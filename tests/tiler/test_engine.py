@@ -1251,6 +1251,7 @@ def own(tmp_path: Path, place: World) -> World:
     return World(scene, place.folder, place.loaded, place.expected, place.lead)
 
 
+@pytest.mark.slow
 def test_a_replaced_scene_has_a_new_revision_and_no_old_pixel(own: World, tmp_path: Path) -> None:
     from tiler.app import create_app
     from tiler.settings import Settings

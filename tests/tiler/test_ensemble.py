@@ -310,6 +310,7 @@ def test_spread_is_for_ensembles_only(networks: dict[str, Path], scene: Path, tm
     assert [(one["gsd"], one["weight"]) for one in entry["members"]] == [(0.5, 0.5), (1, 0.5)]
 
 
+@pytest.mark.slow
 def test_a_threshold_is_judged_by_the_mean(scene: Path, tmp_path: Path) -> None:
     network = write_model(
         tmp_path / "net", conv_chain(layers=2, classes=2), classes=["no", "yes"], gsd=0.5, **STATED["conv"],

@@ -125,6 +125,7 @@ def test_from_the_command_to_the_map(place: Place) -> None:
     assert client.get("/field/zooms/info?output=spread").json()["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_pages_and_lists_know_it(place: Place) -> None:
     place.make("cover:1@0.5", "cover:2@2")
     client = place.client()
@@ -220,6 +221,7 @@ def test_what_can_never_be_loaded_is_refused_and_not_put_off(place: Place) -> No
     assert answer.status_code == 422 and "the budget is" in answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_member_that_was_changed_behind_the_registrys_back_is_noticed(place: Place) -> None:
     place.make("cover:1@0.5", "cover:2@1")
     folder = place.store.resolve("cover:2").folder

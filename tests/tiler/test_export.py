@@ -322,6 +322,7 @@ def test_the_file_is_a_valid_cog_that_tells_what_it_is(model: Path, scene: Path,
     assert [word for word in CLASSES if f"<Category>{word}</Category>" in (tmp_path / "out.tif.aux.xml").read_text()]
 
 
+@pytest.mark.slow
 def test_one_revision_from_server_and_file(
     model: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +372,7 @@ def test_valid_parts_are_kept_and_changed_ones_made_again(model: Path, scene: Pa
     assert out.read_bytes() == whole and not parts.exists()
 
 
+@pytest.mark.slow
 def test_parts_of_another_export_are_not_mixed_in(models: dict[str, Path], scene: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.tif"
     tiler(scene, "-m", models["shallow"], "-o", out, "--keep-parts")

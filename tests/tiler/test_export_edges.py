@@ -291,6 +291,7 @@ def test_a_single_pixel_of_a_whole_scene(
     assert max(most) < 2**21 * 1.3 and len(most) > 1
 
 
+@pytest.mark.slow
 def test_many_polygons_cost_what_they_cover(scene: Path, model: Path, tmp_path: Path) -> None:
     import time
 
@@ -363,6 +364,7 @@ def test_between_two_parts_far_apart_nothing_is_inferred(model: Path, tmp_path: 
         assert (dataset.read(1) != 255).sum() == 40 * 50 + 40 * 70
 
 
+@pytest.mark.slow
 def test_an_embedding_of_many_channels(folder: Path, scene: Path, tmp_path: Path) -> None:
     """Its blocks are smaller: 2048 x 2048 of them would take a gigabyte each."""
     channels = 64
@@ -400,6 +402,7 @@ def test_a_regression_keeps_its_holes_in_overviews(folder: Path, tmp_path: Path)
     assert np.allclose(half[kept], np.nanmean(quads[kept], axis=1), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_classes_of_any_number_and_256_of_them(folder: Path, scene: Path, tmp_path: Path) -> None:
     odd = [{"value": value, "name": f"c{value}", "color_hint": "102030"} for value in (7, 255, 3, 0, 40)]
     model = write_model(folder / "odd", conv_chain(layers=2), classes=odd, gsd=round(RES, 4))
@@ -413,6 +416,7 @@ def test_classes_of_any_number_and_256_of_them(folder: Path, scene: Path, tmp_pa
     refused(tiler(scene, "-m", full, "-o", tmp_path / "no.tif"), "256 classes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crs, size", [("EPSG:4326", 5.4e-6), ("EPSG:32631", 0.7)])
 @pytest.mark.parametrize("up", [False, True])
 def test_another_grid_and_rows_that_run_up(model: Path, tmp_path: Path, crs: str, size: float, up: bool) -> None:
@@ -488,6 +492,7 @@ def test_a_queue_shorter_than_a_piece(scene: Path, model: Path, tmp_path: Path) 
         catalog.close()
 
 
+@pytest.mark.slow
 def test_room_that_parts_take_already_is_not_asked_for_again(
     scene: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -260,6 +260,7 @@ def test_models_and_legend_are_listed(served: Host) -> None:
     assert legend[0]["color"] == "#0a14c8"
 
 
+@pytest.mark.slow
 def test_wmts_of_titilers_own_extension_describes_the_prediction(model: Path, scene: Path) -> None:
     wmts = pytest.importorskip("titiler.extensions.wmts")
     own = host({"net": model}, extensions=[wmts.wmtsExtension()])

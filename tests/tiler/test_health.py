@@ -131,6 +131,7 @@ def test_a_dead_device_makes_health_fail_and_tiles_fail_at_once(served: Served) 
     assert again.status_code == 200 and again.content == kept.content
 
 
+@pytest.mark.slow
 def test_a_device_that_runs_one_window_for_too_long_is_not_healthy(served: Served) -> None:
     client = TestClient(served.app)
     before = served.runner.gate.entered

@@ -121,6 +121,7 @@ def test_of_a_class_missed_and_false_are_told_apart(client: TestClient, tile: An
     np.testing.assert_array_equal(rgba(answer.content), expected)
 
 
+@pytest.mark.slow
 def test_what_an_error_tile_shows_is_what_an_accuracy_counts(client: TestClient, place: World) -> None:
     """At the labels' own pixels: wrong ones by the tiles are the matrix's off the diagonal."""
     found = client.post("/field/cover/accuracy").json()
@@ -174,6 +175,7 @@ def test_clients_keep_tiles_as_long_as_their_address_says(client: TestClient, la
     assert other != client.get(f"/field/cover/errors/{path}").headers["etag"]
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_another_version_at_once(place: World, values: NDArray[np.uint8], tmp_path: Path) -> None:
     path = write_scene(tmp_path / "labels.tif", values[None], transform=LABELS, nodata=0)
     scene = {"path": str(place.scene), "labels": {"path": str(path), "classes": MEANS, "ignore": [6]}}

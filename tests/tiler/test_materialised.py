@@ -173,6 +173,7 @@ def alike(found: Numbers, expected: Numbers, place: Place) -> bool:
 # At the zooms that are inferred
 
 
+@pytest.mark.slow
 def test_tiles_are_the_same_bytes_with_a_file_as_without(place: Place, server: Server, tmp_path: Path) -> None:
     tiles = [tile for zoom in (LIVE, ZOOM, ZOOM + 1, ZOOM + 2) for tile in tiles_over(place.scene, zoom)]
     tiles = tiles[:: max(1, len(tiles) // 25)]
@@ -410,6 +411,7 @@ def test_a_file_is_seen_from_every_zoom_and_in_its_place(place: Place, server: S
     assert server.forwards == server.start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("crs", "corner"),
     [("EPSG:32632", (399_000.0, 5_300_000.0)), ("EPSG:32660", (833_800.0, 10_000.0)), ("EPSG:3413", (0.0, -2.2e6))],

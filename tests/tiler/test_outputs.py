@@ -207,6 +207,7 @@ def test_an_embedding_without_components_shows_its_first_channels(
     assert "first three" in legend["embedding"]["shown"]
 
 
+@pytest.mark.slow
 def test_colours_do_not_depend_on_what_else_was_asked_for(models: dict[str, Path], scene: Path, tile: str) -> None:
     """A cell that was kept for its channels paints as one that was inferred for its colours."""
     first, second = host(models), host(models)
@@ -429,6 +430,7 @@ def test_more_channels_than_one_request_may_have_are_refused(models: dict[str, P
     small.extension.engine.close()
 
 
+@pytest.mark.slow
 def test_a_ramp_that_there_is_not_is_named(folder: Path, scene: Path, tile: str) -> None:
     value = {"value": {**VALUE, "ramp": "virdis"}}
     odd = write_model(

@@ -234,6 +234,7 @@ def test_500_points_say_what_the_tiles_show(asked: Host, busy: Path) -> None:
     assert disagreeing == []
 
 
+@pytest.mark.slow
 def test_500_points_anywhere_say_what_one_pass_over_the_scene_says(
     asked: Host, busy: Path, truth: tuple[NDArray[np.int64], NDArray[np.bool_]]
 ) -> None:

@@ -142,6 +142,7 @@ def test_every_name_alias_and_version_is_served_side_by_side(place: Place) -> No
     assert client.get(f"/{place.tile}.npy").headers["x-model"].startswith("cover:1#")
 
 
+@pytest.mark.slow
 def test_documents_name_version_and_revision_and_those_are_kept_for_ever(place: Place) -> None:
     client = place.client()
     for ask, number in (("cover", 1), ("cover@canary", 2)):
@@ -161,6 +162,7 @@ def test_documents_name_version_and_revision_and_those_are_kept_for_ever(place: 
     assert "<ows:Identifier>field-cover-canary</ows:Identifier>" in wmts and "/field/cover:2@" in wmts
 
 
+@pytest.mark.slow
 def test_point_and_legend_are_the_versions_own(place: Place) -> None:
     put(place.store, seed=2, classes=["rock", "snow", "ice", "moss"])
     client = place.client()
@@ -173,26 +175,20 @@ def test_point_and_legend_are_the_versions_own(place: Place) -> None:
     assert [item["name"] for item in client.get("/field/cover:3/legend.json").json()] == ["rock", "snow", "ice", "moss"]
 
 
-@pytest.mark.parametrize(
-    ("ask", "words"),
-    [
-        ("nope", ["'nope'", "cover"]),
-        ("cover@nope", ["no alias 'nope'", "cover@canary"]),
-        ("cover:9", ["no version 9", "cover:2"]),
-        ("cover:zwei", ["'cover:zwei'", "Known are"]),
-        ("cover@canary:2", ["Known are"]),
-        ("..%2Fcover", ["Known are"]),
-        ("cover@0123456789ab", ["0123456789ab", "The present one"]),
-    ],
-)
-def test_what_there_is_not_is_a_404_that_lists_what_there_is(place: Place, ask: str, words: list[str]) -> None:
+def test_what_there_is_not_is_a_404_that_lists_what_there_is(place: Place) -> None:
     client = place.client()
-    answer = client.get(f"/field/{ask}/{place.tile}.png")
-    if ask.startswith(".."):
-        assert answer.status_code == 404
-        return
-    assert answer.status_code == 404 and answer.headers["cache-control"] == "no-store"
-    assert all(word in answer.json()["detail"] for word in words), answer.json()
+    for ask, *words in (
+        ("nope", "'nope'", "cover"),
+        ("cover@nope", "no alias 'nope'", "cover@canary"),
+        ("cover:9", "no version 9", "cover:2"),
+        ("cover:zwei", "'cover:zwei'", "Known are"),
+        ("cover@canary:2", "Known are"),
+        ("cover@0123456789ab", "0123456789ab", "The present one"),
+    ):
+        answer = client.get(f"/field/{ask}/{place.tile}.png")
+        assert answer.status_code == 404 and answer.headers["cache-control"] == "no-store"
+        assert all(word in answer.json()["detail"] for word in words), answer.json()
+    assert client.get(f"/field/..%2Fcover/{place.tile}.png").status_code == 404
 
 
 def test_a_broken_version_says_why_and_is_not_tried_at_every_tile(
@@ -211,6 +207,7 @@ def test_a_broken_version_says_why_and_is_not_tried_at_every_tile(
     assert client.get(f"/field/cover/{place.tile}.png").status_code == 200
 
 
+@pytest.mark.slow
 def test_settings_may_name_references(place: Place) -> None:
     client = place.client(models={"land": "cover@canary", "own": str(place.store.resolve("cover:1").folder)})
     land = client.get(f"/field/land/{place.tile}.npy")
@@ -261,6 +258,7 @@ def counted(patch: pytest.MonkeyPatch) -> list[str]:
     return loads
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_goes_and_comes_back_with_its_revision(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +283,7 @@ def test_the_least_recently_used_goes_and_comes_back_with_its_revision(
     assert again.headers["x-revision"] == first.headers["x-revision"] and again.content == first.content
 
 
+@pytest.mark.slow
 def test_a_budget_in_bytes_is_held_and_what_alone_is_larger_is_refused(place: Place) -> None:
     size = sum(artifact.size for artifact in place.store.open("cover:1").artifacts)
     client = place.client()
@@ -299,6 +298,7 @@ def test_a_budget_in_bytes_is_held_and_what_alone_is_larger_is_refused(place: Pl
     assert client.get(f"/field/cover:2/{place.tile}.npy").status_code == 200
 
 
+@pytest.mark.slow
 def test_one_in_use_is_never_unloaded(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """cover:2 is held inside its network while others want its room."""
     put(place.store, seed=2)
@@ -336,6 +336,7 @@ def test_one_in_use_is_never_unloaded(place: Place, monkeypatch: pytest.MonkeyPa
     until(lambda: gc.collect() >= 0 and gone() is None, "the unloaded network's end")
 
 
+@pytest.mark.slow
 def test_first_requests_at_the_same_time_load_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     client = place.client()
     loads = counted(monkeypatch)
@@ -344,6 +345,7 @@ def test_first_requests_at_the_same_time_load_once(place: Place, monkeypatch: py
     assert {answer.status_code for answer in answers} == {200} and loads == ["cover:2"]
 
 
+@pytest.mark.slow
 def test_while_a_model_is_loaded_the_others_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as many wait for it as there are threads that open things."""
     client = place.client()
@@ -369,6 +371,7 @@ def test_while_a_model_is_loaded_the_others_answer(place: Place, monkeypatch: py
 # Reload
 
 
+@pytest.mark.slow
 def test_a_moved_alias_under_load_fails_and_mixes_nothing_in_a_thousand_requests(place: Place) -> None:
     client = place.client(admin_token="secret")
     passes = {n: place.expected(place.store.resolve(f"cover:{n}")) for n in (1, 2)}
@@ -406,6 +409,7 @@ def test_a_moved_alias_under_load_fails_and_mixes_nothing_in_a_thousand_requests
     assert mixed == []
 
 
+@pytest.mark.slow
 def test_the_old_revision_goes_on_answering(place: Place) -> None:
     client = place.client()
     before = client.get("/field/cover/tilejson.json").json()["revision"]
@@ -449,6 +453,7 @@ def test_a_broken_new_version_changes_nothing_and_is_told(place: Place) -> None:
     assert state_of(client).reload() == ["cover", "cover@default"]
 
 
+@pytest.mark.slow
 def test_a_new_version_that_does_not_run_is_not_taken(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     client = place.client()
     place.store.alias("cover", "default", 2)
@@ -471,6 +476,7 @@ def test_a_new_version_is_known_after_a_reload(place: Place) -> None:
     assert client.get(f"/field/cover:3/{place.tile}.npy").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_watched_reloads_itself_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     client = place.client(watch_seconds=0.02)
     looks: list[str] = []
@@ -495,24 +501,17 @@ def test_a_registry_that_is_watched_reloads_itself_once(place: Place, monkeypatc
     assert client.get(f"/field/cover/{place.tile}.npy").headers["x-model"].startswith("cover:2#")
 
 
-@pytest.mark.parametrize(
-    ("token", "header", "status"),
-    [
-        (None, "Bearer ", 404),
-        (None, "Bearer None", 404),
-        ("secret", "", 401),
-        ("secret", "Bearer wrong", 401),
-        ("secret", "Bearer sécret", 401),
-        ("secret", "Basic secret", 401),
-        ("secret", "bearer secret", 200),
-    ],
-)
-def test_only_who_knows_the_token_may_reload(place: Place, token: str | None, header: str, status: int) -> None:
-    client = place.client(admin_token=token)
-    answer = client.post("/models/reload", headers={"Authorization": header.encode()})
-    assert answer.status_code == status and answer.headers["cache-control"] == "no-store"
-    if status == 401:
-        assert answer.headers["www-authenticate"] == "Bearer"
+def test_only_who_knows_the_token_may_reload(place: Place) -> None:
+    for token, shown in (
+        (None, {"Bearer ": 404, "Bearer None": 404}),
+        ("secret", {"": 401, "Bearer wrong": 401, "Bearer sécret": 401, "Basic secret": 401, "bearer secret": 200}),
+    ):
+        client = place.client(admin_token=token)
+        for header, status in shown.items():
+            answer = client.post("/models/reload", headers={"Authorization": header.encode()})
+            assert answer.status_code == status and answer.headers["cache-control"] == "no-store"
+            if status == 401:
+                assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_nothing_is_registered_over_http(place: Place) -> None:
@@ -525,6 +524,7 @@ def test_nothing_is_registered_over_http(place: Place) -> None:
 # Shadow
 
 
+@pytest.mark.slow
 def test_a_shadow_is_counted_as_an_independent_comparison_counts(place: Place) -> None:
     # The other version counts its classes differently; names are what is compared.
     put(place.store, seed=1, classes=[{"value": 5, "name": "Water"}, {"value": 3, "name": "forest"}, "moss"])
@@ -557,6 +557,7 @@ def test_a_shadow_is_counted_as_an_independent_comparison_counts(place: Place) -
     assert 'tiler_model_bytes{model="cover:3"}' in metrics
 
 
+@pytest.mark.slow
 def test_a_shadow_that_fails_harms_nobody(place: Place) -> None:
     bad = put_broken(place.store)
     place.store.alias("cover", "canary", bad.number)
@@ -646,6 +647,7 @@ def foreign(place: Place) -> Callable[..., TestClient]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", [True, False])
 def test_references_in_a_foreign_application(place: Place, foreign: Callable[..., TestClient], opened: bool) -> None:
     folder = place.store.resolve("cover:1").folder
@@ -703,6 +705,7 @@ def test_busy_is_told_as_busy() -> None:
     assert isinstance(in_our_words("m", RegistryError("it cannot be reached")), BusyError)
 
 
+@pytest.mark.slow
 def test_the_command_tells_a_server_to_reload(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 

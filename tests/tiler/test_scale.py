@@ -117,6 +117,7 @@ def under_tile(
     return np.where(inside, row, 0), np.where(inside, col, 0), inside
 
 
+@pytest.mark.slow
 def test_the_grid_has_exactly_the_models_gsd(served: Host, scene: Path) -> None:
     for name, gsd in MODELS.items():
         info = served.get(f"{name}/info", scene).json()
@@ -156,6 +157,7 @@ def test_the_same_network_at_the_scenes_own_scale_would_differ(models: dict[str,
     assert (native[rows[:, None], cols] != expected).mean() > 0.05
 
 
+@pytest.mark.slow
 def test_reading_in_small_strips_changes_nothing(
     served: Host, models: dict[str, Path], scene: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +321,7 @@ def geodesic(crs: str, transform: Affine, height: int, width: int) -> tuple[floa
     return along_x, along_y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gsd", [0.5, 0.9])
 def test_the_grid_of_a_scene_in_degrees_is_in_metres(tmp_path: Path, gsd: float) -> None:
     height, width = 200, 300

@@ -147,6 +147,7 @@ def _even(rect, margin):
     return Rect(rect.row_off - margin, rect.col_off - margin, height, width)
 
 
+@pytest.mark.slow
 def test_tiles_of_an_augmented_model_equal_one_augmented_pass(
     scenes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

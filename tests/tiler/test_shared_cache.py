@@ -139,6 +139,7 @@ def test_a_second_replica_infers_nothing(server: str, model: Path, scene: Path) 
     two.close()
 
 
+@pytest.mark.slow
 def test_values_and_components_are_shared_too(server: str, tmp_path: Path, scene: Path) -> None:
     gsd, net = round(RES, 4), conv_chain(layers=2, classes=8)
     vectors = write_model(tmp_path / "v", net, tasks=["embedding"], channels=8, gsd=gsd)
@@ -158,6 +159,7 @@ def test_values_and_components_are_shared_too(server: str, tmp_path: Path, scene
         two.close()
 
 
+@pytest.mark.slow
 def test_damaged_cells_are_inferred_again(server: str, model: Path, scene: Path) -> None:
     first, one = replica(model, server)
     expected = answers(first, scene)

@@ -49,6 +49,7 @@ def expected(version: Path) -> np.ndarray:
     return classes
 
 
+@pytest.mark.slow
 def test_under_load_every_tile_is_wholly_one_version(
     served: tuple[TestClient, Path, Path], versions: list[Path]
 ) -> None:
@@ -92,6 +93,7 @@ def test_under_load_every_tile_is_wholly_one_version(
         assert (values == by_revision[revision][rows, cols])[inside].mean() > 0.9999
 
 
+@pytest.mark.slow
 def test_a_map_that_is_open_keeps_its_revision(served: tuple[TestClient, Path, Path], versions: list[Path]) -> None:
     client, folder, scene = served
     before = client.get("/s/m/tilejson.json").json()["revision"]

@@ -99,6 +99,7 @@ def test_numbers_at_a_point_and_what_has_no_meaning(served: Host, scene: Path) -
         assert refused.status_code == 400 and "output" in refused.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_numbers_only_says_that_its_confidence_is_not_known(tmp_path: Path) -> None:
     pixels = np.arange(200 * 300).reshape(1, 200, 300).astype(np.uint8) % 4
     scene, listed = write_scene(tmp_path / "scene.tif", pixels), [str(number) for number in range(256)]

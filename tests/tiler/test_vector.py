@@ -372,6 +372,7 @@ def test_progress(tmp_path: Path) -> None:
         assert last[1] == last[2] > 1
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_a_real_prediction(tmp_path: Path, shared: Path) -> None:
     """A published network's mask of a Sentinel-2 scene: 1068 x 1068 pixels of 10 m."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -421,6 +422,7 @@ def test_only_so_many_clients_are_remembered() -> None:
     assert len(waiting._known) == KNOWN_CLIENTS
 
 
+@pytest.mark.slow
 def test_a_slow_device_is_given_no_window_below_the_least_size() -> None:
     waiting: Waiting[FakeLayer] = Waiting()
     waiting.add(FakeLayer("map"), False, rectangle(0, 0, 100, 100), Origin("ann"), 0.0)
