@@ -24,8 +24,8 @@ PATIENCE = 2.0
 LEAST_SECONDS, MOST_SECONDS = 0.3, 0.5
 PANNING_SECONDS = 0.1
 
-# A client that dropped requests so few seconds ago is panning: the others come first. People drag a map on every 0.15 to
-# 0.3 s; what is begun for them in between is mostly not seen.
+# A client that dropped requests so few seconds ago is panning: the others come first. People drag a map on every 0.15
+# to 0.3 s; what is begun for them in between is mostly not seen.
 PANNING = 0.4
 
 # Pixels that a window may have however slow the device is: below this the halo would cost more than the wait.
