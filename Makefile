@@ -26,7 +26,7 @@ demo: $(DEMO_READY)
 
 test: $(TEST_READY)
 	@$(BIN)/python -m tiler.vendor >/dev/null || true
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n auto --dist loadfile
 
 test-fast: $(TEST_READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu" -n auto --dist loadfile
