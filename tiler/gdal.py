@@ -26,8 +26,9 @@ def settle(*, exporting: bool = False) -> None:
 
 def hold() -> None:
     """Enter an environment in this thread for good: rasterio makes one for each transform where there is none, and that
-    takes longer than the transform. Not for threads that read what needs credentials: those would never be renewed.
+    takes longer than the transform. It has no credentials; who reads enters one with its own inside of it.
     """
     from rasterio import Env  # commands that read no raster start without it
+    from rasterio.session import DummySession
 
-    Env().__enter__()
+    Env(DummySession()).__enter__()
