@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,3 +25,12 @@ def _hardly_warmed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tiler.engine.WARM_SECONDS", 0.0)
         yield
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the surroundings that a command would take for settings; what it registers is the test's own."""
+    for name in list(os.environ):
+        if name.startswith("TILER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

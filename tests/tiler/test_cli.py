@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from typer.testing import CliRunner, Result
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import RES, landscape, rgba, tiles_over, write_scene
 from tiler.cli import GDAL_DEFAULTS, app
+
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,6 @@ def model(folder: Path) -> Path:
     network = conv_chain(layers=2, classes=3)
     classes = ["water", "forest", "soil"]
     return write_model(folder / "cover", network, classes=classes, gsd=round(RES, 4), window=window, exactness="exact")
-
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in list(os.environ):
-        if name.startswith("TILER_"):
-            monkeypatch.delenv(name)
-    yield
 
 
 def tiler(*arguments: Any, **environment: str) -> Result:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,8 @@ from tiler.app import create_app
 from tiler.cli import GDAL_DEFAULTS, app
 from tiler.settings import SceneSettings, Settings
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
 CLASSES = ["water", "forest", "soil", "road", "roof"]
 HEIGHT, WIDTH = 571, 1109
 # Network, the halo that its layers need, its period.
@@ -42,15 +42,6 @@ NETWORKS = {
     "wide": (lambda: conv_chain(kernel=3, dilation=24, layers=3), 72, 1),
     "unet": (lambda: strided_unet(depth=3), 24, 8),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in list(os.environ):
-        if name.startswith("TILER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    yield
 
 
 @pytest.fixture(scope="module")

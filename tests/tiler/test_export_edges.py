@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,10 @@ from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import RES, landscape, write_scene
 from tiler.cli import GDAL_DEFAULTS, app
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
 CLASSES = ["water", "forest", "soil", "road", "roof"]
 HEIGHT, WIDTH = 300, 410
-
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in list(os.environ):
-        if name.startswith("TILER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    yield
 
 
 @pytest.fixture(scope="module")
