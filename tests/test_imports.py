@@ -54,7 +54,9 @@ STOREYS = (
     {"documents", "jobs", "marks", "routes"},
     {"cards", "exporting", "label_params", "params", "tiles"},
     {"truth"},
-    {"extension", "showcase"},
+    {"extension", "showcase", "state"},
+    {"pairs"},
+    {"home"},
     {"app"},
     {"background", "cli"},
     {"notebook"},
@@ -62,7 +64,8 @@ STOREYS = (
 
 # The way of a tile: these arrows must be there.
 WAY = {
-    "app": {"extension"},
+    "app": {"extension", "pairs"},
+    "pairs": {"extension"},
     "extension": {"predict", "reader", "tiles"},
     "reader": {"predict", "catalog"},
     "predict": {"engine", "grid", "assemble"},
@@ -71,11 +74,11 @@ WAY = {
 
 # The home of each heavy dependency: all files that import it, at the top or inside a function.
 HOMES = {
-    "fastapi": "tiler/allowed tiler/app tiler/exporting tiler/extension tiler/label_params tiler/params tiler/routes "
-    "tiler/showcase tiler/truth",
-    "starlette": "tiler/app tiler/exporting tiler/extension tiler/label_params tiler/middleware tiler/params "
-    "tiler/routes tiler/showcase tiler/tiles tiler/truth",
-    "titiler": "tiler/app tiler/extension tiler/params tiler/tiles tiler/truth",
+    "fastapi": "tiler/allowed tiler/app tiler/exporting tiler/extension tiler/home tiler/label_params tiler/pairs "
+    "tiler/params tiler/routes tiler/showcase tiler/truth",
+    "starlette": "tiler/app tiler/exporting tiler/extension tiler/home tiler/label_params tiler/middleware "
+    "tiler/pairs tiler/params tiler/routes tiler/showcase tiler/tiles tiler/truth",
+    "titiler": "tiler/app tiler/extension tiler/pairs tiler/params tiler/tiles tiler/truth",
     "uvicorn": "tiler/background tiler/cli/serving",
     "ipyleaflet": "tiler/notebook",
     "folium": "tiler/notebook",
@@ -84,7 +87,7 @@ HOMES = {
     "tiler/cli/export tiler/cli/intake tiler/cli/models tiler/cli/reload tiler/cli/reporting tiler/cli/serving",
     "pydantic_settings": "tiler/settings",
     "jinja2": "tiler/documents",
-    "prometheus_client": "tiler/app tiler/metrics",
+    "prometheus_client": "tiler/home tiler/metrics",
     "redis": "tiler/shared_cache",
     "rasterio": "tiler/allowed tiler/areas tiler/background tiler/cli/serving tiler/demo/canvas "
     "tiler/crs tiler/demo/scene tiler/documents tiler/export/aoi tiler/export/area tiler/export/cog "
