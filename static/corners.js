@@ -7,7 +7,11 @@ const LEAST = 3;
 
 /** Keys of a map while a polygon is drawn; `current()` gives the interaction, or null. */
 export function watchCorners(map, current) {
-  let corners = [], owner = null;
+  let corners = [], owner = null, sketch = null;
+  // OpenLayers moves a sketch's loose end with a pointer only; what it holds itself counts again at the next corner.
+  const follow = () => {
+    if (sketch && corners.length) sketch.getGeometry().setCoordinates([[...corners, map.getView().getCenter(), corners[0]]]);
+  };
   const enter = drawing => {
     const place = map.getView().getCenter(), last = corners.at(-1);
     if (last && last[0] === place[0] && last[1] === place[1]) {
@@ -30,13 +34,18 @@ export function watchCorners(map, current) {
   map.getTargetElement().addEventListener('keydown', event => {
     const drawing = current(), step = STEPS[event.key];
     if (!drawing || event.target !== map.getTargetElement() || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (owner !== drawing) [owner, corners] = [drawing, []];
+    if (owner !== drawing) {
+      [owner, corners, sketch] = [drawing, [], null];
+      drawing.on('drawstart', ({feature}) => { sketch = feature; });
+      drawing.on(['drawend', 'drawabort'], () => { sketch = null; });
+    }
     if (event.key === 'Enter') enter(drawing);
     else if (event.key === 'Backspace') back(drawing);
     else if (step) {
       const size = (event.shiftKey ? FINE : FAR) * map.getView().getResolution();
       map.getView().adjustCenter(step.map(part => part * size));
     } else return;
+    follow();
     event.preventDefault();
     event.stopPropagation();
   }, true); // before the map's own, whose panning takes a while: a corner would be set on the way

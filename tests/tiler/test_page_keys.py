@@ -66,10 +66,10 @@ def test_a_polygon_is_drawn_without_a_pointer(browser: Any, port: int) -> None:
         assert abs(fine[0] + 3 * 8 * fine[1]) < 0.01 * fine[1], "small steps"
         # Live, before it is closed: the loose end is below the cross, where no corner is yet.
         live = "viewer.areas.found?.feature.geometry.coordinates[0].map(place => ol.proj.fromLonLat(place))"
-        for key, loose in (("ArrowUp", 5), ("Backspace", 4)):
+        for key, left in (("ArrowUp", 5), ("Backspace", 4)):
             keys.press(key)
-            page.until(f"{live}?.length === {loose + 2}")
-            page.until(f"(([x, y], [u, v]) => Math.hypot(x - u, y - v) < 0.01)({live}[{loose}], {centre})")
+            page.until(f"{live}?.length === {left} + 2")
+            page.until(f"{live}.some(([x, y]) => Math.hypot(x - {centre}[0], y - {centre}[1]) < 0.01)")
         assert said.text_content() == "4 corners are left."
         corners.pop()
         assert page.page.locator("#area-answer table").is_visible()
