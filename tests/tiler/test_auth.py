@@ -250,6 +250,7 @@ def filled(link: str, scene: Path) -> str:
     return link.replace("{z}", str(tile.z)).replace("{x}", str(tile.x)).replace("{y}", str(tile.y))
 
 
+@pytest.mark.slow
 def test_openapi_has_no_operation_twice(extension: Callable[..., inferenceExtension]) -> None:
     """Two factories with one extension in one application, and still every operation has a name of its own."""
     shared = extension()

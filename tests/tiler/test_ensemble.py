@@ -293,6 +293,7 @@ def test_a_member_that_does_not_fit_is_named(networks: dict[str, Path], scene: P
         layers(networks, scene, (0.5, 4.0))
 
 
+@pytest.mark.slow
 def test_spread_is_for_ensembles_only(networks: dict[str, Path], scene: Path, tmp_path: Path) -> None:
     served = serve({"zooms": many(tmp_path / "zooms", networks["conv"], (0.5, 1)), "plain": networks["conv"]})
     refused = served.get("plain/preview.png", scene, output="spread")

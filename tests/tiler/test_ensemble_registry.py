@@ -256,6 +256,7 @@ def test_an_alias_that_moves_takes_over(place: Place) -> None:
     assert (after == right.classes)[right.sure].all() and (after != before).any()
 
 
+@pytest.mark.slow
 def test_gsds_of_a_folder_need_no_registry(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = place.store.resolve("cover:1").folder
     right = place.expected(["cover:1"] * 2, (0.5, 1.0), (0.5, 0.5))

@@ -94,6 +94,15 @@ def served(models: dict[str, Path]) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
+def fresh(models: dict[str, Path], folder: Path) -> Iterator[Host]:
+    """A host whose models have never been asked for anything that they can answer."""
+    cover = write_model(folder / "cover", conv_chain(layers=2, classes=3), classes=list("abc"), gsd=round(RES, 4))
+    made = host({**models, "cover": cover})
+    yield made
+    made.extension.engine.close()
+
+
+@pytest.fixture(scope="module")
 def tile() -> str:
     """The tile over the scene's hole, at whose centre is pixel (130, 250)."""
     found = MERCATOR._tile(1000 + 250 * RES, 5000 - 130 * RES, ZOOM)
@@ -390,15 +399,12 @@ def test_titilers_other_doors_answer(served: Host, scene: Path) -> None:
     ],
 )
 def test_a_wrong_combination_is_refused_before_inference(
-    models: dict[str, Path], folder: Path, scene: Path, tile: str, model: str, end: str, query: Any, words: list[str]
+    fresh: Host, scene: Path, tile: str, model: str, end: str, query: Any, words: list[str]
 ) -> None:
-    cover = write_model(folder / "cover", conv_chain(layers=2, classes=3), classes=list("abc"), gsd=round(RES, 4))
-    fresh = host({**models, "cover": cover})
     answer = fresh.get(path(model, tile, end), scene, **query)
     assert answer.status_code == 400, answer.text
     assert all(word in answer.json()["detail"] for word in words), answer.json()
     assert fresh.extension.engine.forwards == 0
-    fresh.extension.engine.close()
 
 
 @pytest.mark.parametrize("rescale", ["1e-320,2e-320", "-1e308,1e308", "1e308,-1e308", "30,10", "0,1e-300"])

@@ -625,6 +625,7 @@ def test_an_item_is_one_that_the_registry_reads_again(place: Place) -> None:
     assert document_from_item(item)
 
 
+@pytest.mark.slow
 def test_a_retired_version_is_told_and_served_by_number_only(place: Place) -> None:
     put(place.store, seed=8)
     place.store.retire("cover:3")
