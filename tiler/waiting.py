@@ -7,12 +7,12 @@ clients take turns, and exports get what is left.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tiler.values import Cell
-from tiler.windows import FIRST_PIXELS, Block, Shape, form
+from tiler.windows import FIRST_PIXELS, Block, Shape, ended, form
 
 # Requests of one client at one zoom that follow another one, or an answer, this closely (seconds) are one viewport:
 # a client with few connections asks for the rest of its view as they come free.
@@ -179,6 +179,7 @@ class Waiting(Generic[Layer]):
                 waiting, layer = self._cells[ask.stack], self._layers[ask.stack]
                 pixels = max(MIN_WINDOW_PIXELS, int(rate * client.patience(now))) if rate else FIRST_PIXELS
                 block = form(waiting, ask.cells, layer.shape, max_pixels=pixels)
+                block = ended(block, self._requests(ask.stack), waiting)
                 taken = frozenset(cell for cell in block.cells() if waiting.pop(cell, None) is not None)
                 self._tidy(ask.stack)
                 return Job(layer, ask.stack.probabilities, block, taken)
@@ -216,6 +217,11 @@ class Waiting(Generic[Layer]):
             elif best is None or ask.viewport > best.viewport:
                 best = ask
         return best
+
+    def _requests(self, stack: Stack) -> Iterator[Iterable[Cell]]:
+        for clients in self._clients:
+            for client in clients.values():
+                yield from (ask.cells for ask in client.asks.values() if ask.stack == stack)
 
     def _tidy(self, stack: Stack) -> None:
         if stack in self._cells and not self._cells[stack]:

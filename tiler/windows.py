@@ -22,6 +22,9 @@ MAX_PRICE = 0.5
 # worth more than a halo saved.
 FIRST_PIXELS = 512 * 512
 
+# A window is cut back to the requests that it answers whole when at least this share of it is left.
+MIN_WHOLE_SHARE = 0.5
+
 # What waits is cut into bands across its shorter side as long as a band is not longer than this, in sides of the
 # square that a window may be; of anything larger, squares are cut.
 BAND = 1.6
@@ -108,6 +111,38 @@ def form(
     while (larger := _larger(block, waiting, shape, bands or _squarer(block))) is not None:
         block = larger
     return block
+
+
+def ended(block: Block, requests: Iterable[Iterable[Cell]], waiting: Collection[Cell]) -> Block:
+    """A block without the parts of requests that it cannot answer whole: those would be of no use until the next one.
+
+    So whole tiles come sooner, and a client that leaves in between leaves no halves behind.
+
+    Args:
+        block: as `form` gives it.
+        requests: the cells of each.
+        waiting: those of them that are still to be inferred.
+
+    Returns:
+        The rectangle of what waits of the requests that end in the block; or the block itself where there is none, or
+        less than MIN_WHOLE_SHARE would be left.
+    """
+    rows, cols = range(block.first.row, block.last.row + 1), range(block.first.col, block.last.col + 1)
+    whole: list[Cell] = []
+    for cells in requests:
+        own = []
+        for cell in cells:
+            if cell in waiting:
+                if cell.row not in rows or cell.col not in cols:
+                    break
+                own.append(cell)
+        else:
+            whole += own
+    if not whole:
+        return block
+    tops, lefts = [cell.row for cell in whole], [cell.col for cell in whole]
+    smaller = Block(Cell(min(tops), min(lefts)), Cell(max(tops), max(lefts)))
+    return smaller if smaller.rows * smaller.cols >= MIN_WHOLE_SHARE * block.rows * block.cols else block
 
 
 def _start(wanted: list[Cell], shape: Shape) -> Block:

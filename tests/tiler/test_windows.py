@@ -24,7 +24,7 @@ from tiler.waiting import (
     Origin,
     Waiting,
 )
-from tiler.windows import FIRST_PIXELS, MAX_PRICE, MIN_WAITING_SHARE, Block, Shape, form
+from tiler.windows import FIRST_PIXELS, MAX_PRICE, MIN_WAITING_SHARE, Block, Shape, ended, form
 
 CELLS = st.builds(Cell, st.integers(0, 11), st.integers(0, 11))
 SHAPES = st.builds(
@@ -354,6 +354,36 @@ def test_another_clients_tiles_are_merged_into_the_window() -> None:
     waiting.add(FakeLayer("map"), False, rectangle(0, 4, 4, 4), Origin("bob"), 0.0)
     (job,) = drained(waiting)
     assert job.block == Block(Cell(0, 0), Cell(3, 7)) and len(job.taken) == 32
+
+
+@pytest.mark.parametrize(
+    ("requests", "waiting", "found"),
+    [
+        # Of two tiles side by side the block holds one and a half: it ends with the first.
+        ([rectangle(0, 0, 8, 8), rectangle(0, 8, 8, 8)], None, Block(Cell(0, 0), Cell(7, 7))),
+        # Less than half of it would be left.
+        ([rectangle(0, 0, 8, 5), rectangle(0, 5, 8, 12)], None, Block(Cell(0, 0), Cell(7, 11))),
+        # What others have inferred already does not count.
+        ([rectangle(0, 0, 8, 8), rectangle(0, 8, 8, 8)], rectangle(0, 0, 8, 12), Block(Cell(0, 0), Cell(7, 11))),
+        # None ends in it.
+        ([rectangle(0, 0, 9, 16)], None, Block(Cell(0, 0), Cell(7, 11))),
+        # Cells that two tiles share belong to both.
+        ([rectangle(0, 0, 8, 9), rectangle(0, 8, 8, 9)], None, Block(Cell(0, 0), Cell(7, 8))),
+    ],
+)
+def test_a_window_ends_where_requests_do(requests: list[list[Cell]], waiting: list[Cell] | None, found: Block) -> None:
+    waits = {cell for cells in requests for cell in cells} if waiting is None else set(waiting)
+    assert ended(Block(Cell(0, 0), Cell(7, 11)), requests, waits) == found
+
+
+def test_whole_tiles_go_first_and_the_rest_follows() -> None:
+    waiting: Waiting[FakeLayer] = Waiting()
+    for left in (0, 16, 32):
+        waiting.add(FakeLayer("map"), False, rectangle(0, left, 16, 16), Origin("ann"), 0.0)
+    jobs = drained(waiting, rate=1e6)
+    assert len(jobs) > 1
+    assert all(job.block.first.col % 16 == 0 and job.block.last.col % 16 == 15 for job in jobs)
+    assert sum(len(job.taken) for job in jobs) == 3 * 16 * 16
 
 
 def test_while_the_speed_is_not_known_windows_stay_small() -> None:
