@@ -23,7 +23,7 @@ MAX_PRICE = 0.5
 FIRST_PIXELS = 512 * 512
 
 # A window is cut back to the requests that it answers whole when at least this share of it is left.
-MIN_WHOLE_SHARE = 0.5
+MIN_WHOLE_SHARE = 0.6
 
 # What waits is cut into bands across its shorter side as long as a band is not longer than this, in sides of the
 # square that a window may be; of anything larger, squares are cut.
