@@ -168,6 +168,7 @@ case "$1" in
 esac"""
 
 
+@pytest.mark.slow
 def test_the_script_follows_the_job_and_ends_as_it_does(tmp_path: Path) -> None:
     program(tmp_path / "kubectl", KUBECTL)
     said = run(f"sh {DEPLOY}/kubernetes/export.sh", tmp_path, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, expect=2)

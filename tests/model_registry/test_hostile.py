@@ -122,6 +122,7 @@ def test_the_registry_stays_as_it_was(name: str, corpus, tmp_path: Path):
     assert store.names() == () and [p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"] == []
 
 
+@pytest.mark.slow
 def test_an_endless_network_is_stopped(tmp_path: Path):
     import onnx
     from onnx import TensorProto, helper

@@ -353,6 +353,7 @@ def test_pt2_with_the_metadata_of_stac_model(torch_files, tmp_path: Path, stagin
     assert model.input_dtypes == ("uint8",) and model.scaling[0].numbers == ((100.0,) * 3, (40.0,) * 3)
 
 
+@pytest.mark.slow
 def test_torchscript(torch_files, tmp_path: Path, staging: Path):
     path = tmp_path / "cover.pt"
     path.write_bytes(torch_files.torchscript())

@@ -94,6 +94,7 @@ def test_numbers_that_are_not_just_counted_are_places_in_the_scene(tmp_path: Pat
     check(host({"m": model}), model, scene, pixels[[3, 2, 1, 7]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "query", "word"),
     [

@@ -65,6 +65,7 @@ def test_errors_by_halo_for_networks_that_are_not_exact(tmp_path: Path) -> None:
     assert re.search(r"512 px 0 px \S+ %", shown) and re.search(r"512 px 128 px \S+ %", shown)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_claims_too_much_exits_with_one(tmp_path: Path) -> None:
     net = NETWORKS["unet nearest"].make()
     folder = write_model(tmp_path / "m", net, classes=CLASSES, window={"halo": 4}, exactness="exact")

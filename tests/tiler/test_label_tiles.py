@@ -86,6 +86,7 @@ def tile(request: pytest.FixtureRequest, place: World, values: NDArray[np.uint8]
     return f"{item.z}/{item.x}/{item.y}{scale}.png", truth, predicted
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_in_the_models_colours(client: TestClient, tile: Any, colours: NDArray[np.int64]) -> None:
     path, truth, _ = tile
     answer = client.get(f"/field/labels/{path}?model=cover")

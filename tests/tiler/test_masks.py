@@ -119,6 +119,7 @@ def test_the_mask_is_set_where_the_probability_reaches_the_threshold(
     assert 0.02 < classes[sure].mean() < 0.98
 
 
+@pytest.mark.slow
 def test_another_threshold_costs_no_inference(models: dict[str, Path], scene: Path) -> None:
     fresh = host(models)
     item, *_ = first(scene)

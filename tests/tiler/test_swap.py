@@ -126,6 +126,7 @@ def test_unchanged_files_reload_nothing(served: tuple[TestClient, Path, Path]) -
     assert client.app.state.inference.reload() == []
 
 
+@pytest.mark.slow
 def test_a_scene_that_is_replaced_gets_its_new_revision_at_once(
     served: tuple[TestClient, Path, Path], versions: list[Path], tmp_path: Path
 ) -> None:
