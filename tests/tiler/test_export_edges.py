@@ -331,7 +331,7 @@ def test_a_dry_run_of_an_area_with_a_hole_in_the_middle(scene: Path, model: Path
     area.write_text(json.dumps({"type": "Polygon", "coordinates": [outer, inner], "crs": crs}))
     given = ["--aoi", area, "--max-window-pixels", 6000, "--block", 256, "--json"]
     done = tiler(scene, "-m", model, "-o", tmp_path / "out.tif", *given, "--dry-run")
-    assert json.loads(done.stdout)["seconds"] > 0.001
+    assert json.loads(done.stdout)["seconds"] > 0
     (whole,) = exported(scene, model, tmp_path / "whole.tif")
     (found,) = exported(scene, model, tmp_path / "out.tif", *given)
     inside = np.ones((HEIGHT, WIDTH), bool)

@@ -182,7 +182,7 @@ def _plan(facts: Facts, seconds: float | None) -> dict[str, Any]:
         "runtime": f"{facts.runtime} {facts.precision}".strip(),
         "memory_mb": round(facts.memory / 1e6),
         "disk_mb": round((facts.scratch + facts.size) / 1e6),
-        "seconds": None if seconds is None else round(seconds, 1),
+        "seconds": None if seconds is None else float(f"{seconds:.3g}"),
         "revision": ", ".join(facts.revisions),
         "job": facts.job,
     }
