@@ -179,7 +179,7 @@ class Waiting(Generic[Layer]):
                 waiting, layer = self._cells[ask.stack], self._layers[ask.stack]
                 pixels = max(MIN_WINDOW_PIXELS, int(rate * client.patience(now))) if rate else FIRST_PIXELS
                 block = form(waiting, ask.cells, layer.shape, max_pixels=pixels)
-                block = ended(block, self._requests(ask.stack), waiting)
+                block = ended(block, ask.cells, self._requests(ask.stack), waiting)
                 taken = frozenset(cell for cell in block.cells() if waiting.pop(cell, None) is not None)
                 self._tidy(ask.stack)
                 return Job(layer, ask.stack.probabilities, block, taken)

@@ -47,6 +47,9 @@ class Block:
         """Cells from left to right."""
         return self.last.col - self.first.col + 1
 
+    def __contains__(self, cell: Cell) -> bool:
+        return self.first.row <= cell.row <= self.last.row and self.first.col <= cell.col <= self.last.col
+
     def cells(self) -> Iterator[Cell]:
         """All cells, row by row."""
         for row in range(self.first.row, self.last.row + 1):
@@ -113,27 +116,26 @@ def form(
     return block
 
 
-def ended(block: Block, requests: Iterable[Iterable[Cell]], waiting: Collection[Cell]) -> Block:
+def ended(block: Block, seed: Iterable[Cell], requests: Iterable[Iterable[Cell]], waiting: Collection[Cell]) -> Block:
     """A block without the parts of requests that it cannot answer whole: those would be of no use until the next one.
 
     So whole tiles come sooner, and a client that leaves in between leaves no halves behind.
 
     Args:
-        block: as `form` gives it.
+        block, seed: as `form` gives and takes them.
         requests: the cells of each.
         waiting: those of them that are still to be inferred.
 
     Returns:
-        The rectangle of what waits of the requests that end in the block; or the block itself where there is none, or
-        less than MIN_WHOLE_SHARE would be left.
+        The rectangle of what waits of the requests that end in the block; or the block itself where there is none, less
+        than MIN_WHOLE_SHARE would be left, or nothing of the seed: whose turn it is gets something.
     """
-    rows, cols = range(block.first.row, block.last.row + 1), range(block.first.col, block.last.col + 1)
     whole: list[Cell] = []
     for cells in requests:
         own = []
         for cell in cells:
             if cell in waiting:
-                if cell.row not in rows or cell.col not in cols:
+                if cell not in block:
                     break
                 own.append(cell)
         else:
@@ -142,7 +144,9 @@ def ended(block: Block, requests: Iterable[Iterable[Cell]], waiting: Collection[
         return block
     tops, lefts = [cell.row for cell in whole], [cell.col for cell in whole]
     smaller = Block(Cell(min(tops), min(lefts)), Cell(max(tops), max(lefts)))
-    return smaller if smaller.rows * smaller.cols >= MIN_WHOLE_SHARE * block.rows * block.cols else block
+    if smaller.rows * smaller.cols < MIN_WHOLE_SHARE * block.rows * block.cols:
+        return block
+    return smaller if any(cell in waiting and cell in smaller for cell in seed) else block
 
 
 def _start(wanted: list[Cell], shape: Shape) -> Block:

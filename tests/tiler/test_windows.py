@@ -373,7 +373,14 @@ def test_another_clients_tiles_are_merged_into_the_window() -> None:
 )
 def test_a_window_ends_where_requests_do(requests: list[list[Cell]], waiting: list[Cell] | None, found: Block) -> None:
     waits = {cell for cells in requests for cell in cells} if waiting is None else set(waiting)
-    assert ended(Block(Cell(0, 0), Cell(7, 11)), requests, waits) == found
+    assert ended(Block(Cell(0, 0), Cell(7, 11)), requests[0], requests, waits) == found
+
+
+def test_a_window_that_ends_with_others_requests_holds_something_of_whose_turn_it_is() -> None:
+    mine, theirs = rectangle(0, 8, 20, 20), rectangle(0, 0, 8, 8)
+    block = Block(Cell(0, 0), Cell(7, 11))
+    assert ended(block, mine, [mine, theirs], {*mine, *theirs}) == block
+    assert ended(block, theirs, [mine, theirs], {*mine, *theirs}) == Block(Cell(0, 0), Cell(7, 7))
 
 
 def test_whole_tiles_go_first_and_the_rest_follows() -> None:
