@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tiler.values import Cell
-from tiler.windows import FIRST_PIXELS, Block, Shape, ended, form
+from tiler.windows import FIRST_PIXELS, Block, Shape, fitted, form
 
 # Requests of one client at one zoom that follow another one, or an answer, this closely (seconds) are one viewport:
 # a client with few connections asks for the rest of its view as they come free.
@@ -179,7 +179,7 @@ class Waiting(Generic[Layer]):
                 waiting, layer = self._cells[ask.stack], self._layers[ask.stack]
                 pixels = max(MIN_WINDOW_PIXELS, int(rate * client.patience(now))) if rate else FIRST_PIXELS
                 block = form(waiting, ask.cells, layer.shape, max_pixels=pixels)
-                block = ended(block, ask.cells, self._requests(ask.stack), waiting)
+                block = fitted(block, ask.cells, self._requests(ask.stack), waiting, layer.shape, pixels)
                 taken = frozenset(cell for cell in block.cells() if waiting.pop(cell, None) is not None)
                 self._tidy(ask.stack)
                 return Job(layer, ask.stack.probabilities, block, taken)

@@ -16,14 +16,17 @@ MIN_WAITING_SHARE = 0.6
 
 # A strip is added when what it costs is at most this share of what its cells would cost as a window of their own: a
 # halo. Cells left out are mostly merged with others later, so that whole price is seldom paid.
-MAX_PRICE = 0.5
+MAX_PRICE = 0.35
 
 # The first window of an idle engine whose speed is not known yet has at most this many pixels: a first tile soon is
 # worth more than a halo saved.
 FIRST_PIXELS = 512 * 512
 
-# A window is cut back to the requests that it answers whole when at least this share of it is left.
+# A window is cut back to the requests that it answers whole when at least this share of it is left. For requests that
+# are half inside it may get larger, so many times, as long as this share of it waits.
 MIN_WHOLE_SHARE = 0.6
+SLACK = 1.15
+MIN_GROWN_SHARE = 0.85
 
 # What waits is cut into bands across its shorter side as long as a band is not longer than this, in sides of the
 # square that a window may be; of anything larger, squares are cut.
@@ -116,8 +119,15 @@ def form(
     return block
 
 
-def ended(block: Block, seed: Iterable[Cell], requests: Iterable[Iterable[Cell]], waiting: Collection[Cell]) -> Block:
-    """A block without the parts of requests that it cannot answer whole: those would be of no use until the next one.
+def fitted(
+    block: Block,
+    seed: Iterable[Cell],
+    requests: Iterable[Iterable[Cell]],
+    waiting: Collection[Cell],
+    shape: Shape,
+    max_pixels: int | None = None,
+) -> Block:
+    """A block that ends where requests do: a part of one would be of no use until the next window has the rest.
 
     So whole tiles come sooner, and a client that leaves in between leaves no halves behind.
 
@@ -125,34 +135,57 @@ def ended(block: Block, seed: Iterable[Cell], requests: Iterable[Iterable[Cell]]
         block, seed: as `form` gives and takes them.
         requests: the cells of each.
         waiting: those of them that are still to be inferred.
+        shape, max_pixels: limits, as `form` takes them. What is half inside may make the block SLACK times larger.
 
     Returns:
-        The rectangle of what waits of the requests that end in the block; or the block itself where there is none, less
-        than MIN_WHOLE_SHARE would be left, or nothing of the seed: whose turn it is gets something.
+        The rectangle of what waits of the requests inside and of as many as fit of those that are half inside; or the
+        block itself where less than MIN_WHOLE_SHARE of it would be left, or nothing of the seed: whose turn it is gets
+        something.
     """
+    limit = shape.max_pixels if max_pixels is None else min(shape.max_pixels, int(SLACK * max_pixels))
+    shape = replace(shape, max_pixels=limit)
+    whole, halves = _inside(block, requests, waiting)
+    end = _around(whole) if whole else None
+    for cells in halves:
+        larger = _around(whole + cells)
+        if shape.fits(larger.rows, larger.cols) and _waits(larger, waiting) >= MIN_GROWN_SHARE:
+            whole, end = whole + cells, larger
+    if end is None or end.rows * end.cols < MIN_WHOLE_SHARE * block.rows * block.cols:
+        return block
+    return end if any(cell in waiting and cell in end for cell in seed) else block
+
+
+def _inside(
+    block: Block, requests: Iterable[Iterable[Cell]], waiting: Collection[Cell]
+) -> tuple[list[Cell], list[list[Cell]]]:
+    """What waits of the requests that a block answers whole; and of those at least half inside, the fullest first."""
     whole: list[Cell] = []
+    halves: list[tuple[float, list[Cell]]] = []
     for cells in requests:
-        own = []
-        for cell in cells:
-            if cell in waiting:
-                if cell not in block:
-                    break
-                own.append(cell)
-        else:
+        own = [cell for cell in cells if cell in waiting]
+        inside = sum(cell in block for cell in own)
+        if inside == len(own):
             whole += own
-    if not whole:
-        return block
-    tops, lefts = [cell.row for cell in whole], [cell.col for cell in whole]
-    smaller = Block(Cell(min(tops), min(lefts)), Cell(max(tops), max(lefts)))
-    if smaller.rows * smaller.cols < MIN_WHOLE_SHARE * block.rows * block.cols:
-        return block
-    return smaller if any(cell in waiting and cell in smaller for cell in seed) else block
+        elif 2 * inside >= len(own):
+            halves.append((inside / len(own), own))
+    halves.sort(key=lambda half: -half[0])
+    return whole, [own for _, own in halves]
+
+
+def _around(cells: Collection[Cell]) -> Block:
+    """The smallest block around cells, at least one."""
+    rows, cols = [cell.row for cell in cells], [cell.col for cell in cells]
+    return Block(Cell(min(rows), min(cols)), Cell(max(rows), max(cols)))
+
+
+def _waits(block: Block, waiting: Collection[Cell]) -> float:
+    """The share of a block's cells that wait."""
+    return sum(cell in waiting for cell in block.cells()) / (block.rows * block.cols)
 
 
 def _start(wanted: list[Cell], shape: Shape) -> Block:
     """The seed's own rectangle if it is whole and small enough, else its first cell."""
-    rows, cols = [cell.row for cell in wanted], [cell.col for cell in wanted]
-    whole = Block(Cell(min(rows), min(cols)), Cell(max(rows), max(cols)))
+    whole = _around(wanted)
     if len(wanted) >= MIN_WAITING_SHARE * whole.rows * whole.cols and shape.fits(whole.rows, whole.cols):
         return whole
     first = min(wanted)

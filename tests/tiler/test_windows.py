@@ -24,7 +24,17 @@ from tiler.waiting import (
     Origin,
     Waiting,
 )
-from tiler.windows import FIRST_PIXELS, MAX_PRICE, MIN_WAITING_SHARE, Block, Shape, ended, form
+from tiler.windows import (
+    FIRST_PIXELS,
+    MAX_PRICE,
+    MIN_WAITING_SHARE,
+    MIN_WHOLE_SHARE,
+    SLACK,
+    Block,
+    Shape,
+    fitted,
+    form,
+)
 
 CELLS = st.builds(Cell, st.integers(0, 11), st.integers(0, 11))
 SHAPES = st.builds(
@@ -356,10 +366,14 @@ def test_another_clients_tiles_are_merged_into_the_window() -> None:
     assert job.block == Block(Cell(0, 0), Cell(3, 7)) and len(job.taken) == 32
 
 
+# As large as a window of 8 x 12 cells; SLACK lets it have 14 columns, not 16.
+FULL = Shape(cell=32, halo=16, max_pixels=4096 * 4096), (8 * 32 + 32) * (12 * 32 + 32)
+
+
 @pytest.mark.parametrize(
     ("requests", "waiting", "found"),
     [
-        # Of two tiles side by side the block holds one and a half: it ends with the first.
+        # Of two tiles side by side the block holds one and a half, and both are too large: it ends with the first.
         ([rectangle(0, 0, 8, 8), rectangle(0, 8, 8, 8)], None, Block(Cell(0, 0), Cell(7, 7))),
         # Less than half of it would be left.
         ([rectangle(0, 0, 8, 5), rectangle(0, 5, 8, 12)], None, Block(Cell(0, 0), Cell(7, 11))),
@@ -369,18 +383,41 @@ def test_another_clients_tiles_are_merged_into_the_window() -> None:
         ([rectangle(0, 0, 9, 16)], None, Block(Cell(0, 0), Cell(7, 11))),
         # Cells that two tiles share belong to both.
         ([rectangle(0, 0, 8, 9), rectangle(0, 8, 8, 9)], None, Block(Cell(0, 0), Cell(7, 8))),
+        # A little larger, and both are whole.
+        ([rectangle(0, 0, 8, 7), rectangle(0, 7, 8, 6)], None, Block(Cell(0, 0), Cell(7, 12))),
+        # As little larger, but hardly a half of the second is inside.
+        ([rectangle(0, 0, 8, 11), rectangle(0, 11, 8, 3)], None, Block(Cell(0, 0), Cell(7, 10))),
+        # Around both there would be too much that nobody waits for.
+        ([rectangle(0, 0, 8, 9), rectangle(6, 9, 2, 4)], None, Block(Cell(0, 0), Cell(7, 8))),
+        # Nothing whole inside, but one nearly.
+        ([rectangle(0, 0, 8, 13)], None, Block(Cell(0, 0), Cell(7, 12))),
     ],
 )
 def test_a_window_ends_where_requests_do(requests: list[list[Cell]], waiting: list[Cell] | None, found: Block) -> None:
     waits = {cell for cells in requests for cell in cells} if waiting is None else set(waiting)
-    assert ended(Block(Cell(0, 0), Cell(7, 11)), requests[0], requests, waits) == found
+    assert fitted(Block(Cell(0, 0), Cell(7, 11)), requests[0], requests, waits, *FULL) == found
 
 
 def test_a_window_that_ends_with_others_requests_holds_something_of_whose_turn_it_is() -> None:
     mine, theirs = rectangle(0, 8, 20, 20), rectangle(0, 0, 8, 8)
     block = Block(Cell(0, 0), Cell(7, 11))
-    assert ended(block, mine, [mine, theirs], {*mine, *theirs}) == block
-    assert ended(block, theirs, [mine, theirs], {*mine, *theirs}) == Block(Cell(0, 0), Cell(7, 7))
+    assert fitted(block, mine, [mine, theirs], {*mine, *theirs}, *FULL) == block
+    assert fitted(block, theirs, [mine, theirs], {*mine, *theirs}, *FULL) == Block(Cell(0, 0), Cell(7, 7))
+
+
+@given(st.lists(st.sets(CELLS, min_size=1), min_size=1, max_size=6), SHAPES, LIMITS)
+def test_a_window_that_ends_with_requests_keeps_to_the_limits(
+    requests: list[set[Cell]], shape: Shape, limit: int | None
+) -> None:
+    waiting, seed = set[Cell]().union(*requests), requests[0]
+    block = form(waiting, seed, shape, max_pixels=limit)
+    end = fitted(block, seed, requests, waiting, shape, limit)
+    inside = set(end.cells())
+    assert inside & seed and end.rows * end.cols >= MIN_WHOLE_SHARE * block.rows * block.cols
+    if end != block and len(inside) > 1:
+        assert not shape.single
+        assert window_pixels(end, shape) <= min(shape.max_pixels, SLACK * (limit or shape.max_pixels))
+        assert any(cells <= inside for cells in requests)
 
 
 def test_whole_tiles_go_first_and_the_rest_follows() -> None:
