@@ -30,7 +30,7 @@ def ratio(value: float, reference: float) -> float:
 
 
 def waste(inferred: int, used: Collection[Item]) -> float:
-    """Share of the inferred cells that no completed answer used. Each cell was inferred once, the cache being cold."""
+    """Share of the inferred cells, each counted once, that no completed answer used."""
     return max(0.0, (inferred - len(used)) / inferred) if inferred else math.nan
 
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 import tiler.catalog
 from benchmarks.processes import end_with_parent, tell
-from model_registry import LoadedModel, load
+from model_registry import LoadedModel, StoppedError, load
 from tiler.app import create_app
 from tiler.cli import GDAL_DEFAULTS
 from tiler.settings import Settings
@@ -30,15 +30,22 @@ FORWARDS_KEPT = 200_000
 
 
 class Recording:
-    """A runner that notes each batch's shape and times. Everything else is the runner's own."""
+    """A runner that notes each batch's shape and times, and the seconds of those that were stopped.
 
-    def __init__(self, runner: Any, notes: deque[tuple[int, int, int, float, float]]) -> None:
-        self._runner, self._notes = runner, notes
+    Everything else is the runner's own.
+    """
+
+    def __init__(self, runner: Any, notes: deque[tuple[int, int, int, float, float]], stopped: deque[float]) -> None:
+        self._runner, self._notes, self._stopped = runner, notes, stopped
 
     def __call__(self, pixels: Any, *args: Any, **kwargs: Any) -> Any:
         """Run it, and note it."""
         begun = time.monotonic()
-        answer = self._runner(pixels, *args, **kwargs)
+        try:
+            answer = self._runner(pixels, *args, **kwargs)
+        except StoppedError:
+            self._stopped.append(time.monotonic() - begun)
+            raise
         batch, _, height, width = pixels.shape
         self._notes.append((batch, height, width, begun, time.monotonic() - begun))
         return answer
@@ -54,10 +61,11 @@ def main() -> None:
     for key, value in GDAL_DEFAULTS.items():
         os.environ.setdefault(key, value)
     notes: deque[tuple[int, int, int, float, float]] = deque(maxlen=FORWARDS_KEPT)
+    stops: deque[float] = deque(maxlen=FORWARDS_KEPT)
 
     def recorded(*args: Any, **kwargs: Any) -> LoadedModel:
         loaded = load(*args, **kwargs)
-        return replace(loaded, runner=Recording(loaded.runner, notes))
+        return replace(loaded, runner=Recording(loaded.runner, notes, stops))
 
     # The one place where the catalog gets its models from.
     tiler.catalog.load = recorded  # type: ignore[attr-defined]
@@ -69,12 +77,17 @@ def main() -> None:
         taken = [notes.popleft() for _ in range(len(notes))]
         return JSONResponse(taken)
 
+    async def stopped(_: Request) -> JSONResponse:
+        """Seconds of forward passes that were stopped since the last question."""
+        return JSONResponse(sum(stops.popleft() for _ in range(len(stops))))
+
     async def forget(_: Request) -> JSONResponse:
         """Empty all caches: what comes next is cold."""
         engine = state.service.engine
         engine.cache.clear()
         engine.pictures.clear()
         notes.clear()
+        stops.clear()
         return JSONResponse({})
 
     async def forget_pictures(_: Request) -> JSONResponse:
@@ -85,7 +98,7 @@ def main() -> None:
     async def counters(_: Request) -> JSONResponse:
         """Cells inferred, dropped and so on, so far."""
         found = state.service.engine.counters
-        return JSONResponse({name: getattr(found, name) for name in ("hits", "shared", "inferred", "dropped")})
+        return JSONResponse({name: getattr(found, name) for name in ("hits", "shared", "inferred", "again", "dropped")})
 
     async def threads(_: Request) -> JSONResponse:
         """The system's numbers of our threads, by name; a runtime's own are none of them."""
@@ -114,6 +127,7 @@ def main() -> None:
 
     own = {
         "forwards": forwards,
+        "stopped": stopped,
         "forget": forget,
         "forget-pictures": forget_pictures,
         "counters": counters,

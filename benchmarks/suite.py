@@ -309,10 +309,12 @@ class Suite:
             cpu_ms_per_tile_imagery=costs["imagery"] * 1e3,
         )
 
-    async def _walk(self, place: Place, users: int, seconds: float, begin: float) -> tuple[Walk, float, float]:
-        """A trace from cold, health asked for all the while: the walk, its waste, and redundancy."""
+    async def _walk(
+        self, place: Place, users: int, seconds: float, begin: float
+    ) -> tuple[Walk, float, dict[str, float]]:
+        """A trace from cold, health asked for all the while: the walk, its waste, and where pixels and seconds went."""
         await self._served.forget()
-        before = await self._served.inferred()
+        before, again = await self._served.inferred()
         prober = Child("benchmarks.prober", [str(self._served.port)]).wait()
         try:
             found = await workloads.walk(
@@ -330,19 +332,30 @@ class Suite:
         forwards = await self._served.forwards()
         await self._served.quiet()
         used = {cell for tile in found.seen for cell in place.cells(tile)}
-        inferred = await self._served.inferred() - before
-        pixels = sum(forward.pixels for forward in forwards)
-        return found, waste(inferred, used), ratio(pixels, len(used) * place.grid.cell**2)
+        after, repeated = await self._served.inferred()
+        pixels, busy = (sum(getattr(forward, name) for forward in forwards) for name in ("pixels", "seconds"))
+        stopped = await self._served.stopped()
+        return (
+            found,
+            waste(after - before, used),
+            {
+                "redundancy": ratio(pixels, len(used) * place.grid.cell**2),
+                "again": ratio(repeated - again, after - before + repeated - again),
+                "stopped": ratio(stopped, busy + stopped),
+            },
+        )
 
     async def _waste(self, run: int) -> None:
         """Four users over the trace, on the network that cannot keep up with them."""
         place = self._places[LARGE.name]
         begin = 0.0 if self.extent.quick else run * traces.SECONDS / self.extent.runs
         seconds = self.extent.walk if self._fits(14) else self.extent.walk / 2
-        found, wasted, redundancy = await self._walk(place, 4, seconds, begin)
+        found, wasted, shares = await self._walk(place, 4, seconds, begin)
         self._note(
             pan_waste=wasted,
-            pan_redundancy=redundancy,
+            pan_redundancy=shares["redundancy"],
+            pan_cells_again=shares["again"],
+            pan_seconds_stopped=shares["stopped"],
             pan_completed_share=ratio(len(found.took), found.asked),
             pan_failed=found.failed,
         )

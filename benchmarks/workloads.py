@@ -98,9 +98,14 @@ class Served:
         """What went through networks since it was last asked, or made cold."""
         return tuple(Forward(*note) for note in await self._ask.json("/benchmark/forwards"))
 
-    async def inferred(self) -> int:
-        """Cells inferred so far."""
-        return int((await self._ask.json("/benchmark/counters"))["inferred"])
+    async def inferred(self) -> tuple[int, int]:
+        """Cells inferred so far, each counted once while it is kept; and how often a kept one was inferred again."""
+        found = await self._ask.json("/benchmark/counters")
+        return int(found["inferred"] - found["again"]), int(found["again"])
+
+    async def stopped(self) -> float:
+        """Seconds of forward passes that were stopped half way, since it was last asked or made cold."""
+        return float(await self._ask.json("/benchmark/stopped"))
 
     async def thread_seconds(self) -> dict[str, float]:
         """CPU time so far by kind of thread: device, read, finish, open, MainThread, and the runtime's own."""
@@ -112,7 +117,7 @@ class Served:
 
     async def quiet(self) -> None:
         """Wait until nothing is under way any more."""
-        before = -1
+        before = (-1, -1)
         while (now := await self.inferred()) != before:
             before = now
             await asyncio.sleep(0.3)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ManifestError,
         ModelError,
         RegistryError,
+        StoppedError,
         UnknownModel,
         UnsupportedModel,
     )
@@ -48,6 +49,7 @@ _HOMES = {
         "ManifestError",
         "ModelError",
         "RegistryError",
+        "StoppedError",
         "UnknownModel",
         "UnsupportedModel",
     ),
@@ -96,6 +98,7 @@ __all__ = [
     "Resolution",
     "Runner",
     "State",
+    "StoppedError",
     "Store",
     "UnknownModel",
     "UnsupportedModel",

@@ -126,6 +126,10 @@ class AugmentedRunner:
             return finished(scores, model.values, model.activation == "sigmoid")
         return activated(scores, model)
 
+    def stop(self) -> bool:
+        """See `Runner`."""
+        return self._runner.stop()
+
     def close(self) -> None:
         """See `Runner`."""
         self._runner.close()

@@ -37,6 +37,10 @@ class ContractError(ModelError):
     """The network does not do what its manifest says: shapes, channels, finite numbers."""
 
 
+class StoppedError(ModelError):
+    """A forward pass was given up half way, because whoever had asked for it said so."""
+
+
 class RegistryError(ModelError):
     """The registry cannot do what was asked: a version in use, a place that cannot be written or reached."""
 

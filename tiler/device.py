@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from model_registry import ModelError
+from model_registry import ModelError, StoppedError
 from tiler.answers import nothing, scores_of
 from tiler.errors import DeviceError, InferenceError
 from tiler.layer import Layer
@@ -80,6 +80,9 @@ class Device:
         self._answers: SimpleQueue[tuple[Work, list[Part]] | None] = SimpleQueue()
         self._closing = False
         self._working = False
+        # What is in a model now; whoever stops it must not meet the next one.
+        self._inside: list[Work] = []
+        self._door = threading.Lock()
         self._began = 0.0
         self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name=f"device-{name}", daemon=True)
@@ -101,6 +104,17 @@ class Device:
     def elapsed(self) -> float:
         """Seconds that the window on the device has been running, 0 when none is."""
         return time.monotonic() - self._began if self._working else 0.0
+
+    @property
+    def inside(self) -> Work | None:
+        """The window that is in a model now; None when none is, or several are."""
+        inside = self._inside
+        return inside[0] if len(inside) == 1 else None
+
+    def stop(self, work: Work) -> bool:
+        """Give up a window if it is in a model now and its runtime can; nobody hears of it then."""
+        with self._door:
+            return self.inside is work and work.layer.loaded.runner_on(self.name).stop()
 
     @property
     def stopped(self) -> bool:
@@ -196,12 +210,18 @@ class Device:
             work.started = started
         answers: list[list[Part]] = []
         failure: Exception | None = None
+        self._inside = works
         try:
             answers = self._infer(works)
         except Exception as error:  # whatever it is, whoever waits must hear of it
             failure = error
+        finally:
+            with self._door:
+                self._inside = []
         done = time.monotonic()
         self.busy += done - started
+        if isinstance(failure, StoppedError):
+            return  # whoever stopped it has told everybody
         if failure is not None:
             self._tell(works, failure)
             return

@@ -52,6 +52,10 @@ SOURCES = ("hit", "shared", "miss")
 # Windows of one shape that a GPU takes at once.
 BATCH = 8
 
+# Seconds after which a window that nobody waits for any more is stopped in the network, too: who zooms drops all tiles
+# and asks for the same cells in the next breath.
+GRACE = 0.02
+
 # Seconds that warming a model up may take, beyond its first window.
 WARM_SECONDS = 2.0
 
@@ -91,11 +95,19 @@ class Answer:
 
 @dataclass(slots=True)
 class Counters:
-    """What happened so far: cells found, shared with another request, and inferred; windows dropped unread."""
+    """What happened so far, in cells but for `refused` (requests).
+
+    Attributes:
+        hits, shared: found, and waited for together with another request.
+        inferred, again: answered by networks; and those of them that were kept already and only filled a rectangle.
+        dropped: forgotten before they were inferred, since nobody waited any more.
+        refused: requests for which there was no room.
+    """
 
     hits: int = 0
     shared: int = 0
     inferred: int = 0
+    again: int = 0
     dropped: int = 0
     refused: int = 0
 
@@ -155,6 +167,7 @@ class Engine:
         self._openers = ThreadPoolExecutor(4, thread_name_prefix="open")
         self._finishers = ThreadPoolExecutor(finish_threads, thread_name_prefix="finish", initializer=hold)
         self._bulk_readers = ThreadPoolExecutor(read_threads, thread_name_prefix="bulk")
+        self._stoppers = ThreadPoolExecutor(1, thread_name_prefix="stop")
         self._changed = threading.Condition()
         self._flight: Flight[Key, Settled] = Flight()
         self._waiting: Waiting[Layer] = Waiting()
@@ -388,7 +401,7 @@ class Engine:
         self._bulk_readers.shutdown(wait=True)
         for device in list(self.devices.values()):
             device.close()
-        for pool in (self._openers, self._finishers):
+        for pool in (self._openers, self._finishers, self._stoppers):
             pool.shutdown(wait=True, cancel_futures=True)
         if self.shared is not None:
             self.shared.close()
@@ -489,6 +502,24 @@ class Engine:
                 if self._waiting.drop(key.revision, key.probabilities, key.cell):
                     self._flight.forget(key)
                     self.counters.dropped += 1
+            self._stop_unwanted()
+
+    def _stop_unwanted(self) -> None:
+        """See to it that devices do not go on with what nobody waits for. The lock is held."""
+        for device in self._living():
+            work = device.inside
+            if work is None or work.leaving or work.whole is not None or self._closing or self._awaited(work):
+                continue
+            work.leaving = True
+            self._stoppers.submit(self._stop, device, work)
+
+    def _stop(self, device: Device, work: Work) -> None:
+        """Stop a window, unless somebody waits for it after all."""
+        time.sleep(GRACE)
+        with self._changed:
+            work.leaving = False
+            if not self._awaited(work) and device.stop(work):
+                self._drop(work)
 
     def _find(self, key: Key) -> Scores | None:
         if key.probabilities == PRECISE:
@@ -590,14 +621,21 @@ class Engine:
                 self._fail(work, _closing_down())
             return not work.whole.done()
         with self._changed:
-            keys = _keys(work, work.cells)
-            if any(self._flight.wanted(key) for key in keys):
+            if self._awaited(work):
                 return True
-            for key in keys:
-                self._flight.forget(key)
-            self.counters.dropped += len(keys)
-            self._one_less(work)
+            self._drop(work)
             return False
+
+    def _drop(self, work: Work) -> None:
+        """Forget a window that nobody waits for. The lock is held."""
+        for key in _keys(work, work.cells):
+            self._flight.forget(key)
+        self.counters.dropped += len(work.cells)
+        self._one_less(work)
+
+    def _awaited(self, work: Work) -> bool:
+        """Whether anybody waits for a cell that the window answers for. The lock is held."""
+        return any(self._flight.wanted(key) for key in _keys(work, work.cells))
 
     def _settle(self, work: Work, parts: list[Part]) -> None:
         """In the thread that settles a device's answers: keep the cells, then wake those who wait."""
@@ -610,10 +648,12 @@ class Engine:
         for stage, seconds in zip(Stages._fields, stages, strict=True):
             self.observe(stage, seconds)
         settled = [(key, Settled(cells[key.cell], stages)) for key in _keys(work, cells)]
+        again = sum(key in self.cache for key, _ in settled)
         for key, (scores, _) in settled:
             self.cache.put(key, scores)
         with self._changed:
             self.counters.inferred += len(cells)
+            self.counters.again += again
             # Also what another window was to answer, or what was asked for again meanwhile: it is there now.
             tickets = self._flight.settle(settled)
             for key, _ in settled:

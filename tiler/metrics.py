@@ -59,7 +59,7 @@ class EngineCollector(Collector):
             "tiler_refused_requests", "Requests refused because the queue was full", counters.refused
         )
         cells = CounterMetricFamily("tiler_cells", "Cells by what became of them", labels=["result"])
-        for result in ("hits", "shared", "inferred", "dropped"):
+        for result in ("hits", "shared", "inferred", "again", "dropped"):
             cells.add_metric([result], getattr(counters, result))
         yield cells
         yield from self._caches()

@@ -30,6 +30,7 @@ class Work:
         pixels, valid: [bands, rows, cols] and [rows, cols] once read.
         formed, read, started, done: when it was formed, read, put on the device, and answered.
         over: whether it has been answered, failed or dropped.
+        leaving: whether it is about to be stopped, if nobody asks for it again in a moment.
     """
 
     layer: Layer
@@ -45,6 +46,7 @@ class Work:
     started: float = 0.0
     done: float = 0.0
     over: bool = False
+    leaving: bool = False
 
     @property
     def devices(self) -> tuple[str, ...]:

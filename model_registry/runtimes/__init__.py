@@ -62,6 +62,7 @@ class Runner(Protocol):
         Raises:
             ContractError: the network cannot take this shape, or its answer is not finite.
             MemoryError: the device or the host has no room for it; a smaller window or batch may do.
+            StoppedError: `stop` was called meanwhile.
         """
         ...
 
@@ -70,6 +71,10 @@ class Runner(Protocol):
 
         Of an augmented network they are the mean of its views' probabilities or values.
         """
+        ...
+
+    def stop(self) -> bool:
+        """Give up the call that is running in another thread; False when that is not possible."""
         ...
 
     def close(self) -> None:

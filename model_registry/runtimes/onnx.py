@@ -21,6 +21,7 @@ from model_registry.runtimes._shapes import (
     in_batches,
     refuse_external_data,
     short,
+    stopped,
 )
 from model_registry.threads import default_threads
 
@@ -59,6 +60,7 @@ class OnnxRunner:
                 "Export it with the class map as its only output",
             )
         self._output = outputs[0].name
+        self._running: onnxruntime.RunOptions | None = None
         self.demands = demands_of(dims)
 
     def __call__(
@@ -73,11 +75,25 @@ class OnnxRunner:
         return in_batches(self._run, np.ascontiguousarray(x, dtype=self._dtype), self.demands.batch)
 
     def _run(self, x: npt.NDArray[np.generic]) -> Float32:
+        import onnxruntime
+
+        running = self._running = onnxruntime.RunOptions()
         try:
-            scores = np.asarray(self._session.run([self._output], {self._input: x})[0])
+            scores = np.asarray(self._session.run([self._output], {self._input: x}, running)[0])
         except Exception as error:  # the exceptions of ONNX Runtime have no common base class
+            if running.terminate:
+                raise stopped() from None
             raise failure(x.shape, error) from None
+        finally:
+            self._running = None
         return as_scores(scores)
+
+    def stop(self) -> bool:
+        """See `Runner`. It stops before the network's next operator."""
+        if (running := self._running) is None:
+            return False
+        running.terminate = True
+        return True
 
     def close(self) -> None:
         """See `Runner`."""

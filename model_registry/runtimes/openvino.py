@@ -35,6 +35,7 @@ from model_registry.runtimes._shapes import (
     in_batches,
     refuse_external_data,
     short,
+    stopped,
 )
 from model_registry.threads import default_threads
 
@@ -86,6 +87,7 @@ class OpenVinoRunner:
             raise _cannot_load(error) from None
         self._graph = graph
         self._fitting: set[tuple[int, ...]] = set()
+        self._stopping = False
 
     def __call__(
         self, pixels: npt.NDArray[np.generic], unscale: Unscale | None = None, probabilities: bool = False
@@ -106,6 +108,12 @@ class OpenVinoRunner:
         """See `Runner`. NaN in `x` does not reach the answer."""
         return self._scores(x).copy()
 
+    def stop(self) -> bool:
+        """See `Runner`. It stops before the network's next operator."""
+        self._stopping = True
+        self._request.cancel()
+        return True
+
     def close(self) -> None:
         """See `Runner`."""
         del self._request, self._graph
@@ -118,11 +126,16 @@ class OpenVinoRunner:
         if x.shape not in self._fitting:
             self._check_fit(x.shape)
             self._fitting.add(x.shape)
+        self._stopping = False
         try:
-            answer = self._request.infer([x], share_inputs=True, share_outputs=True)
+            # Not `infer`, which cannot be cancelled when it has one thread.
+            self._request.start_async([x], share_inputs=True)
+            self._request.wait()
         except RuntimeError as error:
+            if self._stopping:
+                raise stopped() from None
             raise failure(x.shape, error) from None
-        return as_scores(np.asarray(answer[0]))
+        return as_scores(np.asarray(self._request.get_output_tensor(0).data))
 
     def _check_fit(self, shape: tuple[int, ...]) -> None:
         """Raise a ContractError unless the network takes a window of that shape and answers at its size.

@@ -103,6 +103,10 @@ class TorchRunner:
             scores = self._forward(self._torch.from_numpy(np.ascontiguousarray(x)).to(self.device))
             return np.asarray(scores.cpu().contiguous().numpy())
 
+    def stop(self) -> bool:
+        """See `Runner`. PyTorch cannot, and what a GPU has been told it will do."""
+        return False
+
     def close(self) -> None:
         """See `Runner`."""
         del self._network

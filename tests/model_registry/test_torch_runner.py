@@ -83,6 +83,10 @@ def test_unscale_and_sixteen_bits(model: Model):
     assert np.mean(got.classes != run(x).classes) > 0.01
 
 
+def test_it_says_that_it_cannot_be_stopped(model: Model):
+    assert load_runner(model).stop() is False
+
+
 def test_no_gradients_in_any_thread(model: Model):
     """Inference mode belongs to a thread: a runner made here must set it where it is called."""
     run = load_runner(model, threads=1)

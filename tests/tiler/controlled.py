@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_registry import LoadedModel, Prediction, load
+from model_registry import LoadedModel, Prediction, StoppedError, load
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import RES, landscape, whole_scene, write_scene
 from tiler.engine import Answer, Engine
@@ -44,6 +44,7 @@ class Gate:
     def __init__(self, *, opened: bool = True) -> None:
         self._condition = threading.Condition()
         self._opened, self._allowed = opened, 0
+        self._turned: BaseException | None = None
         self.entered = 0
         self.passed = 0
 
@@ -51,7 +52,13 @@ class Gate:
         with self._condition:
             self.entered += 1
             self._condition.notify_all()
-            assert self._condition.wait_for(lambda: self._opened or self._allowed > 0, DEADLINE), "never let through"
+            assert self._condition.wait_for(
+                lambda: self._opened or self._allowed > 0 or self._turned is not None, DEADLINE
+            ), "never let through"
+            if self._turned is not None:
+                error, self._turned = self._turned, None
+                self.passed += 1
+                raise error
             self._allowed = max(0, self._allowed - 1)
             self.passed += 1
 
@@ -59,6 +66,12 @@ class Gate:
         """Let nobody through from now on."""
         with self._condition:
             self._opened, self._allowed = False, 0
+
+    def turn_away(self, error: BaseException) -> None:
+        """Whoever waits now is not let through: the error is raised there."""
+        with self._condition:
+            self._turned = error
+            self._condition.notify_all()
 
     def let(self, count: int) -> None:
         """Let so many through, those who wait first."""
@@ -85,7 +98,10 @@ class Gate:
 
 
 class GatedRunner:
-    """A real network behind a gate. `faults` are raised, first come first served; `shapes` are those it was given."""
+    """A real network behind a gate. `faults` are raised, first come first served; `shapes` are those it was given.
+
+    `stops`: whether it can be stopped while somebody waits at the gate.
+    """
 
     def __init__(self, runner: Any, device: str | None = None) -> None:
         self._runner = runner
@@ -96,9 +112,17 @@ class GatedRunner:
         self.change: Callable[[Prediction], Prediction] = lambda answer: answer
         self.shapes: list[tuple[int, ...]] = []
         self.threads: set[int] = set()
+        self.stops = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
+
+    def stop(self) -> bool:
+        """What waits at the gate is given up."""
+        if self.stops and self.gate.inside:
+            self.gate.turn_away(StoppedError("stopped"))
+            return True
+        return False
 
     def close(self) -> None:
         """The network is the world's: other tests go on with it."""

@@ -390,6 +390,89 @@ def test_gone_while_on_the_device_the_answer_is_kept(place: World) -> None:
     run(main())
 
 
+def test_gone_while_on_the_device_the_network_is_stopped_and_the_next_window_begins(place: World) -> None:
+    async def main() -> None:
+        layer, runner = place.layer(max_window_pixels=ONE)
+        runner.stops = True
+        with running() as engine:
+            runner.gate.hold()
+            lost = ask(engine, layer, HERE[:1])
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+            other = ask(engine, layer, THERE[:1])
+            await gone(lost)
+            await asyncio.to_thread(runner.gate.wait_for, 2)
+            assert engine.counters.dropped == 1
+            runner.gate.open()
+            place.check(layer, await other, THERE[:1])
+            await soon(lambda: at_rest(engine))
+            assert len(runner.shapes) == 1 and engine.counters.inferred == 1 and engine.healthy
+            place.check(layer, await engine.scores_async(layer, HERE[:1]), HERE[:1])
+
+    run(main())
+
+
+def test_what_is_asked_for_again_at_once_is_not_stopped(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who zooms drops all tiles, and asks for the same cells in the next breath."""
+    monkeypatch.setattr("tiler.engine.GRACE", 0.2)
+
+    async def main() -> None:
+        layer, runner = place.layer(max_window_pixels=ONE)
+        runner.stops = True
+        with running() as engine:
+            runner.gate.hold()
+            lost = ask(engine, layer, HERE[:1])
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+            await gone(lost)
+            again = ask(engine, layer, HERE[:1])
+            await asyncio.sleep(0.5)
+            assert runner.gate.inside == 1 and engine.counters.dropped == 0
+            runner.gate.open()
+            place.check(layer, await again, HERE[:1])
+            assert len(runner.shapes) == 1
+
+    run(main())
+
+
+def test_asked_for_again_after_the_stop_it_is_inferred_anew(place: World) -> None:
+    async def main() -> None:
+        layer, runner = place.layer(max_window_pixels=ONE)
+        runner.stops = True
+        with running() as engine:
+            runner.gate.hold()
+            for count in (1, 2, 3):
+                lost = ask(engine, layer, HERE[:1])
+                await asyncio.to_thread(runner.gate.wait_for, count)
+                await gone(lost)
+                await soon(lambda: at_rest(engine))
+            last = ask(engine, layer, HERE[:1])
+            runner.gate.open()
+            place.check(layer, await last, HERE[:1])
+            assert len(runner.shapes) == 1 and engine.counters.dropped == 3
+
+    run(main())
+
+
+def test_a_stop_that_comes_too_late_hurts_nobody(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime said that it would stop, and answered all the same."""
+
+    async def main() -> None:
+        layer, runner = place.layer(max_window_pixels=ONE)
+        monkeypatch.setattr(runner, "stop", lambda: True)
+        with running() as engine:
+            runner.gate.hold()
+            lost = ask(engine, layer, HERE[:1])
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+            await gone(lost)
+            await soon(lambda: engine.counters.dropped == 1)
+            again = ask(engine, layer, HERE[:1])
+            await asyncio.sleep(0.05)
+            runner.gate.open()
+            place.check(layer, await again, HERE[:1])
+            await soon(lambda: at_rest(engine))
+
+    run(main())
+
+
 def test_gone_during_encoding_the_thread_is_free_again_and_what_waits_for_it_never_runs(place: World) -> None:
     async def main() -> None:
         gate, ran = Gate(opened=False), []
@@ -1049,6 +1132,7 @@ async def interleaving(place: World, reads: Reads, seed: int) -> dict[str, int]:
     """Requests come, leave, get on, fail, and maybe the engine closes, in a random order; then all must be settled."""
     chance = random.Random(seed)
     layer, runner = place.layer(max_window_pixels=chance.choice([ONE, FOUR, 1024 * 1024]))
+    runner.stops = chance.random() < 0.5
     reads.gate, reads.fault = Gate(), lambda window: None
     threads = set(threading.enumerate())
     engine = Engine(
