@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model_registry import LoadedModel, Model, Registry, load
 from model_registry.candidates import Candidate, Policy, RuntimeWish
+from model_registry.manifest import PrecisionSpec
 from tiler.errors import MisfitError, UnknownNameError
 from tiler.layer import MAX_GSD_FACTOR, MAX_WINDOW_PIXELS, Layer, fit, source_of
 from tiler.models import Models
@@ -82,7 +83,7 @@ class Catalog:
         """
         self.busy: Callable[[], Collection[str]] = tuple
         self._device, self._threads, self._policy, self._runtime = device, threads, policy, runtime
-        self._choices: dict[str, Candidate] = {}
+        self._choices: dict[tuple[str, PrecisionSpec], Candidate] = {}
         self._max_gsd_factor, self._max_window_pixels = max_gsd_factor, max_window_pixels
         self._layers: TTLCache[Any, Layer] = TTLCache(max_layers, ttl)
         # Maps that are open go on asking for the revision that they know.
@@ -241,7 +242,8 @@ class Catalog:
     def _load(self, model: Model, samples: Sequence[NDArray[Any]]) -> LoadedModel:
         loaded = load(model, self._device, self._threads, policy=self._policy, runtime=self._runtime, samples=samples)
         # One that comes back runs as it did before: runtime and precision are part of the revision.
-        before = self._choices.setdefault(model.digest, loaded.choice.candidate)
+        # The same weights under another wish, as another model or a newer version, are chosen for anew.
+        before = self._choices.setdefault((model.digest, model.precision), loaded.choice.candidate)
         if before == loaded.choice.candidate:
             return loaded
         loaded.close()

@@ -56,7 +56,7 @@ def _reload_folder(models: Models, name: str, warm: Warm | None, changed: list[s
     kept = models.pool.peek(name)
     try:
         model = models.find(name)
-        if kept is None or model.digest == kept.model.digest:
+        if kept is None or (model.digest, model.precision) == (kept.model.digest, kept.model.precision):
             return
         begun = time.monotonic()
         fresh = models.load(model, models.samples.get(name, ()))

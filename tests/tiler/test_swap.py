@@ -6,13 +6,17 @@ import io
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from model_registry.candidates import installed
+from model_registry.runtimes._cpu import has_bf16
 from model_registry.testing import conv_chain, write_model
 from tests.tiler.helpers import RES, landscape, scene_pixels_of_tile, tiles_over, whole_scene, write_scene
+from tiler import catalog as catalog_room
 from tiler.app import create_app
 from tiler.errors import MisfitError
 from tiler.settings import SceneSettings, Settings
@@ -143,3 +147,33 @@ def test_a_scene_that_is_replaced_gets_its_new_revision_at_once(
     rows, cols, inside = scene_pixels_of_tile(scene, tile, 256)
     values, _ = np.load(io.BytesIO(after.content))
     assert ((values == classes[rows, cols]) | (lead[rows, cols] <= 1e-5))[inside].all()
+
+
+@pytest.mark.skipif(not (installed("openvino") and has_bf16()), reason="no runtime here computes in bf16")
+def test_the_same_weights_under_another_precision_are_another_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = catalog_room.load
+
+    def load(model: Any, *args: Any, **options: Any) -> Any:
+        """As the author wishes, and not as the clock says."""
+        wish = "bf16" if model.precision.default == "auto" else "fp32"
+        return real(model, *args, **{**options, "policy": options["policy"] or wish, "runtime": "openvino"})
+
+    monkeypatch.setattr(catalog_room, "load", load)
+    folders = {
+        name: write_model(
+            tmp_path / name, conv_chain(), classes=CLASSES, gsd=round(RES, 4), title="m", precision={"default": wish}
+        )
+        for name, wish in (("exact", "fp32"), ("fast", "auto"))
+    }
+    scene = write_scene(tmp_path / "scene.tif", landscape(300, 420))
+    settings = Settings(
+        scenes={"s": SceneSettings(path=str(scene))}, models={name: str(folder) for name, folder in folders.items()}
+    )
+    client = TestClient(create_app(settings))
+    precision = lambda name: client.get(f"/s/{name}/tilejson.json").json()["precision"]  # noqa: E731
+    assert [precision(name) for name in folders] == ["fp32", "bf16"]
+    replace_files(folders["exact"], folders["fast"])
+    assert client.app.state.inference.reload() == ["exact"]
+    assert precision("exact") == "bf16"
