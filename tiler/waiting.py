@@ -19,10 +19,14 @@ from tiler.windows import FIRST_PIXELS, Block, Shape, fitted, form
 VIEWPORT_GAP = 0.25
 
 # Who has stayed at a view for long will stay for long: a window may take twice as many seconds of the device as its
-# client has looked at this view, within these bounds. Smaller ones still when the client has just dropped requests.
+# client has looked at this view, within these bounds. Smaller ones when it has dropped requests lately, since it is
+# likely to do so again, and smaller ones still when it has just done so.
 PATIENCE = 2.0
-LEAST_SECONDS, MOST_SECONDS = 0.3, 0.5
-PANNING_SECONDS = 0.1
+LEAST_SECONDS, MOST_SECONDS = 0.25, 0.5
+RESTLESS_SECONDS, PANNING_SECONDS = 0.3, 0.1
+
+# A client that dropped requests so few seconds ago is restless.
+RESTLESS = 5.0
 
 # A client that dropped requests so few seconds ago is panning: the others come first. People drag a map on every 0.15
 # to 0.3 s; what is begun for them in between is mostly not seen.
@@ -103,7 +107,8 @@ class _Client:
     def patience(self, now: float) -> float:
         """Seconds that a window for it may take on the device."""
         least = PANNING_SECONDS if self.pans(now) else LEAST_SECONDS
-        return min(MOST_SECONDS, max(least, PATIENCE * (now - self.began)))
+        most = RESTLESS_SECONDS if now - self.dropped < RESTLESS else MOST_SECONDS
+        return min(most, max(least, PATIENCE * (now - self.began)))
 
 
 class Waiting(Generic[Layer]):

@@ -24,8 +24,8 @@ FIRST_PIXELS = 512 * 512
 
 # A window is cut back to the requests that it answers whole when at least this share of it is left. For requests that
 # are half inside it may get larger, so many times, as long as this share of it waits.
-MIN_WHOLE_SHARE = 0.6
-SLACK = 1.15
+MIN_WHOLE_SHARE = 0.35
+SLACK = 1.3
 MIN_GROWN_SHARE = 0.85
 
 # What waits is cut into bands across its shorter side as long as a band is not longer than this, in sides of the

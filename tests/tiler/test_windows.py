@@ -19,6 +19,8 @@ from tiler.waiting import (
     PANNING,
     PANNING_SECONDS,
     PATIENCE,
+    RESTLESS,
+    RESTLESS_SECONDS,
     VIEWPORT_GAP,
     Job,
     Origin,
@@ -366,7 +368,7 @@ def test_another_clients_tiles_are_merged_into_the_window() -> None:
     assert job.block == Block(Cell(0, 0), Cell(3, 7)) and len(job.taken) == 32
 
 
-# As large as a window of 8 x 12 cells; SLACK lets it have 14 columns, not 16.
+# As large as a window of 8 x 12 cells; SLACK lets it have 15 columns, not 16.
 FULL = Shape(cell=32, halo=16, max_pixels=4096 * 4096), (8 * 32 + 32) * (12 * 32 + 32)
 
 
@@ -375,8 +377,8 @@ FULL = Shape(cell=32, halo=16, max_pixels=4096 * 4096), (8 * 32 + 32) * (12 * 32
     [
         # Of two tiles side by side the block holds one and a half, and both are too large: it ends with the first.
         ([rectangle(0, 0, 8, 8), rectangle(0, 8, 8, 8)], None, Block(Cell(0, 0), Cell(7, 7))),
-        # Less than half of it would be left.
-        ([rectangle(0, 0, 8, 5), rectangle(0, 5, 8, 12)], None, Block(Cell(0, 0), Cell(7, 11))),
+        # Less than MIN_WHOLE_SHARE of it would be left.
+        ([rectangle(0, 0, 8, 4), rectangle(0, 4, 8, 12)], None, Block(Cell(0, 0), Cell(7, 11))),
         # What others have inferred already does not count.
         ([rectangle(0, 0, 8, 8), rectangle(0, 8, 8, 8)], rectangle(0, 0, 8, 12), Block(Cell(0, 0), Cell(7, 11))),
         # None ends in it.
@@ -462,6 +464,19 @@ def test_a_window_takes_the_longer_the_longer_its_client_has_stayed() -> None:
     assert 0.8 * LEAST_SECONDS <= fresh <= LEAST_SECONDS
     assert fresh < stayed <= 0.2 * PATIENCE
     assert 0.8 * MOST_SECONDS <= long <= MOST_SECONDS
+
+
+def test_who_has_dropped_something_lately_gets_smaller_windows_for_a_while() -> None:
+    rate = 4e6
+    took = []
+    for age in (0.0, RESTLESS - 0.1, RESTLESS + 0.1):
+        waiting: Waiting[FakeLayer] = Waiting()
+        ann = Origin("ann")
+        waiting.add(FakeLayer("map"), False, rectangle(0, 0, 100, 100), ann, 0.0)
+        waiting.dropped(ann, 0.0)
+        took.append(seconds_of_next(waiting, age, rate))
+    just, lately, long_ago = took
+    assert just <= PANNING_SECONDS < lately <= RESTLESS_SECONDS < long_ago <= MOST_SECONDS
 
 
 def test_who_has_just_dropped_something_comes_last_and_gets_small_windows() -> None:
