@@ -18,12 +18,12 @@ MIN_WAITING_SHARE = 0.6
 # halo. Cells left out are mostly merged with others later, so that whole price is seldom paid.
 MAX_PRICE = 0.35
 
-# The first window of an idle engine whose speed is not known yet has at most this many pixels: a first tile soon is
+# The first window of an idle engine whose speed is not known yet has about this many pixels: a first tile soon is
 # worth more than a halo saved.
 FIRST_PIXELS = 512 * 512
 
 # A window is cut back to the requests that it answers whole when at least this share of it is left. For requests that
-# are half inside it may get larger, so many times, as long as this share of it waits.
+# are half inside it may get SLACK times as large as allowed, as long as MIN_GROWN_SHARE of it waits.
 MIN_WHOLE_SHARE = 0.35
 SLACK = 1.3
 MIN_GROWN_SHARE = 0.85
