@@ -118,9 +118,14 @@ def test_two_processes_on_one_output(scene: Path, model: Path, whole: bytes, tmp
     out = tmp_path / "out.tif"
     first = start(scene, model, out)
     wait_for(out, 1)
-    second = start(scene, model, out)
-    _, error = second.communicate(timeout=120)
-    assert (second.returncode == 2 and "another process" in error) or first.poll() == 0
+    # It would be done before the second has begun.
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = start(scene, model, out)
+        _, error = second.communicate(timeout=120)
+        assert second.returncode == 2 and "another process" in error
+    finally:
+        first.send_signal(signal.SIGCONT)
     first.communicate(timeout=300)
     assert first.returncode == 0 and out.read_bytes() == whole
 
