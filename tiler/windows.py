@@ -145,12 +145,14 @@ def fitted(
     limit = shape.max_pixels if max_pixels is None else min(shape.max_pixels, int(SLACK * max_pixels))
     shape = replace(shape, max_pixels=limit)
     whole, halves = _inside(block, requests, waiting)
-    end = _around(whole) if whole else None
     for cells in halves:
         larger = _around(whole + cells)
         if shape.fits(larger.rows, larger.cols) and _waits(larger, waiting) >= MIN_GROWN_SHARE:
-            whole, end = whole + cells, larger
-    if end is None or end.rows * end.cols < MIN_WHOLE_SHARE * block.rows * block.cols:
+            whole = whole + cells
+    if not whole:
+        return block
+    end = _around(whole)
+    if end.rows * end.cols < MIN_WHOLE_SHARE * block.rows * block.cols:
         return block
     return end if any(cell in waiting and cell in end for cell in seed) else block
 

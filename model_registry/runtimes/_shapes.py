@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.errors import ContractError, StoppedError, UnsupportedModel
+from model_registry.errors import ContractError, UnsupportedModel
 from model_registry.onnx_file import Dim, OnnxSummary
 from model_registry.postprocess import Float32
 from model_registry.runtimes import Demands
@@ -95,11 +95,6 @@ def failure(shape: Sequence[int], error: Exception) -> ContractError | MemoryErr
         f"the network fails on an input of shape {list(shape)} ({short(error)})",
         "Check the window's size multiple and the number of bands",
     )
-
-
-def stopped() -> StoppedError:
-    """What a forward pass raises that `Runner.stop` ended."""
-    return StoppedError("the forward pass was stopped", "Ask again")
 
 
 _NO_MEMORY = re.compile(r"out of memory|(?:can't|cannot|failed to|not) allocate|not enough memory|bad_alloc", re.I)

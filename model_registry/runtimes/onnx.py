@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry import scaling
-from model_registry.errors import ArtifactError, UnsupportedModel
+from model_registry.errors import ArtifactError, StoppedError, UnsupportedModel
 from model_registry.manifest import Model, Precision, RuntimeName
 from model_registry.onnx_file import Dim, summarise
 from model_registry.postprocess import Float32, Prediction, predict
@@ -21,7 +21,6 @@ from model_registry.runtimes._shapes import (
     in_batches,
     refuse_external_data,
     short,
-    stopped,
 )
 from model_registry.threads import default_threads
 
@@ -82,7 +81,7 @@ class OnnxRunner:
             scores = np.asarray(self._session.run([self._output], {self._input: x}, running)[0])
         except Exception as error:  # the exceptions of ONNX Runtime have no common base class
             if running.terminate:
-                raise stopped() from None
+                raise StoppedError("the forward pass was stopped", "Ask again") from None
             raise failure(x.shape, error) from None
         finally:
             self._running = None
