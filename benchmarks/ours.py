@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 import tiler.catalog
 from benchmarks.processes import end_with_parent, tell
-from model_registry import LoadedModel, StoppedError, load
+from model_registry import LoadedModel, load
 from tiler.app import create_app
 from tiler.cli import GDAL_DEFAULTS
 from tiler.settings import Settings
@@ -30,22 +30,15 @@ FORWARDS_KEPT = 200_000
 
 
 class Recording:
-    """A runner that notes each batch's shape and times, and the seconds of those that were stopped.
+    """A runner that notes each batch's shape and times. Everything else is the runner's own."""
 
-    Everything else is the runner's own.
-    """
-
-    def __init__(self, runner: Any, notes: deque[tuple[int, int, int, float, float]], stopped: deque[float]) -> None:
-        self._runner, self._notes, self._stopped = runner, notes, stopped
+    def __init__(self, runner: Any, notes: deque[tuple[int, int, int, float, float]]) -> None:
+        self._runner, self._notes = runner, notes
 
     def __call__(self, pixels: Any, *args: Any, **kwargs: Any) -> Any:
         """Run it, and note it."""
         begun = time.monotonic()
-        try:
-            answer = self._runner(pixels, *args, **kwargs)
-        except StoppedError:
-            self._stopped.append(time.monotonic() - begun)
-            raise
+        answer = self._runner(pixels, *args, **kwargs)
         batch, _, height, width = pixels.shape
         self._notes.append((batch, height, width, begun, time.monotonic() - begun))
         return answer
@@ -61,11 +54,10 @@ def main() -> None:
     for key, value in GDAL_DEFAULTS.items():
         os.environ.setdefault(key, value)
     notes: deque[tuple[int, int, int, float, float]] = deque(maxlen=FORWARDS_KEPT)
-    stops: deque[float] = deque(maxlen=FORWARDS_KEPT)
 
     def recorded(*args: Any, **kwargs: Any) -> LoadedModel:
         loaded = load(*args, **kwargs)
-        return replace(loaded, runner=Recording(loaded.runner, notes, stops))
+        return replace(loaded, runner=Recording(loaded.runner, notes))
 
     # The one place where the catalog gets its models from.
     tiler.catalog.load = recorded  # type: ignore[attr-defined]
@@ -77,17 +69,12 @@ def main() -> None:
         taken = [notes.popleft() for _ in range(len(notes))]
         return JSONResponse(taken)
 
-    async def stopped(_: Request) -> JSONResponse:
-        """Seconds of forward passes that were stopped since the last question."""
-        return JSONResponse(sum(stops.popleft() for _ in range(len(stops))))
-
     async def forget(_: Request) -> JSONResponse:
         """Empty all caches: what comes next is cold."""
         engine = state.service.engine
         engine.cache.clear()
         engine.pictures.clear()
         notes.clear()
-        stops.clear()
         return JSONResponse({})
 
     async def forget_pictures(_: Request) -> JSONResponse:
@@ -127,7 +114,6 @@ def main() -> None:
 
     own = {
         "forwards": forwards,
-        "stopped": stopped,
         "forget": forget,
         "forget-pictures": forget_pictures,
         "counters": counters,

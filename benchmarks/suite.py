@@ -309,10 +309,8 @@ class Suite:
             cpu_ms_per_tile_imagery=costs["imagery"] * 1e3,
         )
 
-    async def _walk(
-        self, place: Place, users: int, seconds: float, begin: float
-    ) -> tuple[Walk, float, dict[str, float]]:
-        """A trace from cold, health asked for all the while: the walk, its waste, and where pixels and seconds went."""
+    async def _walk(self, place: Place, users: int, seconds: float, begin: float) -> tuple[Walk, float, float, float]:
+        """A trace from cold, health asked for all the while: the walk, its waste, redundancy, share inferred again."""
         await self._served.forget()
         before, again = await self._served.inferred()
         prober = Child("benchmarks.prober", [str(self._served.port)]).wait()
@@ -333,29 +331,21 @@ class Suite:
         await self._served.quiet()
         used = {cell for tile in found.seen for cell in place.cells(tile)}
         after, repeated = await self._served.inferred()
-        pixels, busy = (sum(getattr(forward, name) for forward in forwards) for name in ("pixels", "seconds"))
-        stopped = await self._served.stopped()
-        return (
-            found,
-            waste(after - before, used),
-            {
-                "redundancy": ratio(pixels, len(used) * place.grid.cell**2),
-                "again": ratio(repeated - again, after - before + repeated - again),
-                "stopped": ratio(stopped, busy + stopped),
-            },
-        )
+        inferred, repeated = after - before, repeated - again
+        pixels = sum(forward.pixels for forward in forwards)
+        redundancy = ratio(pixels, len(used) * place.grid.cell**2)
+        return found, waste(inferred, used), redundancy, ratio(repeated, inferred + repeated)
 
     async def _waste(self, run: int) -> None:
         """Four users over the trace, on the network that cannot keep up with them."""
         place = self._places[LARGE.name]
         begin = 0.0 if self.extent.quick else run * traces.SECONDS / self.extent.runs
         seconds = self.extent.walk if self._fits(14) else self.extent.walk / 2
-        found, wasted, shares = await self._walk(place, 4, seconds, begin)
+        found, wasted, redundancy, again = await self._walk(place, 4, seconds, begin)
         self._note(
             pan_waste=wasted,
-            pan_redundancy=shares["redundancy"],
-            pan_cells_again=shares["again"],
-            pan_seconds_stopped=shares["stopped"],
+            pan_redundancy=redundancy,
+            pan_cells_again=again,
             pan_completed_share=ratio(len(found.took), found.asked),
             pan_failed=found.failed,
         )
@@ -365,7 +355,7 @@ class Suite:
         place = self._places[SMALL.name]
         begin = 0.0 if self.extent.quick else run * traces.SECONDS / self.extent.runs
         seconds = self.extent.naive if self._fits(7) else self.extent.naive / 2
-        ours, wasted, _ = await self._walk(place, 16, seconds, begin)
+        ours, wasted, *_ = await self._walk(place, 16, seconds, begin)
         rates = {}
         for name, buffer in (("naive", BUFFER),) if self.extent.quick else (("naive", BUFFER), ("naive_seams", 0)):
             url = servers.plain_url(self._scene, SMALL.name, buffer)

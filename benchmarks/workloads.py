@@ -103,10 +103,6 @@ class Served:
         found = await self._ask.json("/benchmark/counters")
         return int(found["inferred"] - found["again"]), int(found["again"])
 
-    async def stopped(self) -> float:
-        """Seconds of forward passes that were stopped half way, since it was last asked or made cold."""
-        return float(await self._ask.json("/benchmark/stopped"))
-
     async def thread_seconds(self) -> dict[str, float]:
         """CPU time so far by kind of thread: device, read, finish, open, MainThread, and the runtime's own."""
         names, found = await self._ask.json("/benchmark/threads"), dict[str, float]()
