@@ -67,11 +67,14 @@ class Gate:
         with self._condition:
             self._opened, self._allowed = False, 0
 
-    def turn_away(self, error: BaseException) -> None:
-        """Whoever waits now is not let through: the error is raised there."""
+    def turn_away(self, error: BaseException) -> bool:
+        """Whoever waits now is not let through: the error is raised there. False when nobody waits."""
         with self._condition:
+            if self.entered == self.passed:
+                return False
             self._turned = error
             self._condition.notify_all()
+            return True
 
     def let(self, count: int) -> None:
         """Let so many through, those who wait first."""
@@ -119,10 +122,7 @@ class GatedRunner:
 
     def stop(self) -> bool:
         """What waits at the gate is given up."""
-        if self.stops and self.gate.inside:
-            self.gate.turn_away(StoppedError("stopped"))
-            return True
-        return False
+        return self.stops and self.gate.turn_away(StoppedError("stopped"))
 
     def close(self) -> None:
         """The network is the world's: other tests go on with it."""

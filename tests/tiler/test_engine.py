@@ -107,6 +107,16 @@ def block(top: int, left: int, rows: int, cols: int) -> list[Cell]:
 HERE, THERE = block(0, 0, 3, 3), block(6, 6, 3, 3)
 
 
+async def on_the_device(
+    engine: Engine, layer: Layer, runner: GatedRunner, cells: list[Cell], count: int = 1
+) -> asyncio.Task[Answer]:
+    """A request whose window, the so many-th that comes, stands before the network and is not let in."""
+    runner.gate.hold()
+    asked = ask(engine, layer, cells)
+    await asyncio.to_thread(runner.gate.wait_for, count)
+    return asked
+
+
 async def gone(*tasks: asyncio.Task[Answer]) -> None:
     """Cancel requests, as a closed connection does."""
     for task in tasks:
@@ -377,10 +387,7 @@ def test_gone_while_on_the_device_the_answer_is_kept(place: World) -> None:
     async def main() -> None:
         layer, runner = place.layer()
         with running() as engine:
-            runner.gate.hold()
-            lost = ask(engine, layer, HERE)
-            await asyncio.to_thread(runner.gate.wait_for, 1)
-            await gone(lost)
+            await gone(await on_the_device(engine, layer, runner, HERE))
             runner.gate.open()
             await soon(lambda: at_rest(engine))
             answer = await engine.scores_async(layer, HERE)
@@ -395,9 +402,7 @@ def test_gone_while_on_the_device_the_network_is_stopped_and_the_next_window_beg
         layer, runner = place.layer(max_window_pixels=ONE)
         runner.stops = True
         with running() as engine:
-            runner.gate.hold()
-            lost = ask(engine, layer, HERE[:1])
-            await asyncio.to_thread(runner.gate.wait_for, 1)
+            lost = await on_the_device(engine, layer, runner, HERE[:1])
             other = ask(engine, layer, THERE[:1])
             await gone(lost)
             await asyncio.to_thread(runner.gate.wait_for, 2)
@@ -419,10 +424,7 @@ def test_what_is_asked_for_again_at_once_is_not_stopped(place: World, monkeypatc
         layer, runner = place.layer(max_window_pixels=ONE)
         runner.stops = True
         with running() as engine:
-            runner.gate.hold()
-            lost = ask(engine, layer, HERE[:1])
-            await asyncio.to_thread(runner.gate.wait_for, 1)
-            await gone(lost)
+            await gone(await on_the_device(engine, layer, runner, HERE[:1]))
             again = ask(engine, layer, HERE[:1])
             await asyncio.sleep(0.5)
             assert runner.gate.inside == 1 and engine.counters.dropped == 0
@@ -438,11 +440,8 @@ def test_asked_for_again_after_the_stop_it_is_inferred_anew(place: World) -> Non
         layer, runner = place.layer(max_window_pixels=ONE)
         runner.stops = True
         with running() as engine:
-            runner.gate.hold()
             for count in (1, 2, 3):
-                lost = ask(engine, layer, HERE[:1])
-                await asyncio.to_thread(runner.gate.wait_for, count)
-                await gone(lost)
+                await gone(await on_the_device(engine, layer, runner, HERE[:1], count))
                 await soon(lambda: at_rest(engine))
             last = ask(engine, layer, HERE[:1])
             runner.gate.open()
@@ -459,10 +458,7 @@ def test_a_stop_that_comes_too_late_hurts_nobody(place: World, monkeypatch: pyte
         layer, runner = place.layer(max_window_pixels=ONE)
         monkeypatch.setattr(runner, "stop", lambda: True)
         with running() as engine:
-            runner.gate.hold()
-            lost = ask(engine, layer, HERE[:1])
-            await asyncio.to_thread(runner.gate.wait_for, 1)
-            await gone(lost)
+            await gone(await on_the_device(engine, layer, runner, HERE[:1]))
             await soon(lambda: engine.counters.dropped == 1)
             again = ask(engine, layer, HERE[:1])
             await asyncio.sleep(0.05)
