@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 import numpy as np
@@ -51,7 +51,7 @@ class Device:
         self,
         name: str,
         ready: Ready,
-        wanted: Callable[[Work], bool],
+        wanted: Callable[[list[Work]], list[Work]],
         settle: Callable[[Work, list[Part]], None],
         fail: Callable[[Work, BaseException], None],
         died: Callable[[], None],
@@ -62,7 +62,7 @@ class Device:
         Args:
             name: the device.
             ready: where it takes windows from.
-            wanted: asked before a window is put through a model; False drops it.
+            wanted: asked before windows are put through a model; returns those to go on with, still of one shape.
             settle: called with a window's answers, several where it was halved.
             fail: called with what went wrong with a window.
             died: called when it takes nothing more.
@@ -202,7 +202,7 @@ class Device:
 
     def _answer(self, works: list[Work]) -> None:
         """Every error reaches exactly the work that caused it; one that no other device call would survive ends all."""
-        works = [work for work in works if self._wanted(work)]
+        works = self._wanted(works)
         if not works:
             return
         started = time.monotonic()
@@ -336,18 +336,9 @@ def _inside(layer: Layer, block: Block) -> Rect:
 
 def _half(work: Work, block: Block) -> Work:
     """The same window's pixels, as far as a part of its block needs them."""
-    _, window = work.layer.window_of(block.first, block.last)
-    rows = slice(window.row_off - work.window.row_off, window.row_off - work.window.row_off + window.height)
-    cols = slice(window.col_off - work.window.col_off, window.col_off - work.window.col_off + window.width)
-    return Work(
-        layer=work.layer,
-        block=block,
-        probabilities=work.probabilities,
-        window=window,
-        formed=work.formed,
-        pixels=work.pixels[:, rows, cols],
-        valid=work.valid[rows, cols],
-    )
+    half = replace(work)
+    half.shrink(block)
+    return half
 
 
 def is_out_of_memory(error: BaseException) -> bool:

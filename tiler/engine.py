@@ -38,7 +38,7 @@ from tiler.shared_cache import SharedCache
 from tiler.values import PRECISE, Cell, Key, Scores
 from tiler.waiting import Job, Origin, Waiting
 from tiler.warming import usual_windows
-from tiler.windows import Block
+from tiler.windows import Block, around
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -577,7 +577,7 @@ class Engine:
     def _read(self, work: Work) -> None:
         """In a reader's thread: read a window and hand it to the device."""
         try:
-            if not self._wanted(work) or self._shared_has(work):
+            if not self._wanted([work]) or self._shared_has(work):
                 return
             begun = time.monotonic()
             work.pixels, work.valid = read_window(work.layer.source, work.window)
@@ -614,17 +614,37 @@ class Engine:
             ticket.finish()
         return True
 
-    def _wanted(self, work: Work) -> bool:
-        """Whether anybody still waits for a cell of the window; if not, it is forgotten."""
-        if work.whole is not None:
-            if self._closing:
-                self._fail(work, _closing_down())
-            return not work.whole.done()
-        with self._changed:
-            if self._awaited(work):
-                return True
-            self._drop(work)
-            return False
+    def _wanted(self, works: list[Work]) -> list[Work]:
+        """Those of a batch that anybody waits for; the others are forgotten. One alone is cut down to what is left."""
+        wanted = []
+        for work in works:
+            if work.whole is not None:
+                if self._closing:
+                    self._fail(work, _closing_down())
+                if not work.whole.done():
+                    wanted.append(work)
+                continue
+            with self._changed:
+                cells = [key.cell for key in _keys(work, work.cells) if self._flight.wanted(key)]
+                if not cells:
+                    self._drop(work)
+                    continue
+                if len(works) == 1:  # several have to stay of one shape
+                    self._shrink(work, around(cells))
+            wanted.append(work)
+        return wanted
+
+    def _shrink(self, work: Work, block: Block) -> None:
+        """Leave only a part of a window's block: nobody waits for the rest any more. The lock is held."""
+        if block == work.block:
+            return
+        cells, pixels = work.cells, work.window.pixels
+        work.shrink(block)
+        for key in _keys(work, (cell for cell in cells if cell not in block)):
+            self._flight.forget(key)
+        self.counters.dropped += len(cells) - len(work.cells)
+        self.pace.pixels -= pixels - work.window.pixels
+        self._changed.notify_all()
 
     def _drop(self, work: Work) -> None:
         """Forget a window that nobody waits for. The lock is held."""

@@ -53,6 +53,16 @@ class Work:
         """Where it may run."""
         return self.layer.loaded.devices
 
+    def shrink(self, block: Block) -> None:
+        """Leave only what a part of the block needs; of pixels that have been read, views."""
+        _, window = self.layer.window_of(block.first, block.last)
+        top, left = window.row_off - self.window.row_off, window.col_off - self.window.col_off
+        if self.valid.size:
+            rows, cols = slice(top, top + window.height), slice(left, left + window.width)
+            self.pixels, self.valid = self.pixels[:, rows, cols], self.valid[rows, cols]
+        self.block, self.window = block, window
+        self.cells = tuple(cell for cell in self.cells if cell in block)
+
     def goes_with(self, other: Work) -> bool:
         """Whether both may be one batch: the same network, the same question, the same shape."""
         return (

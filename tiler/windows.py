@@ -146,12 +146,12 @@ def fitted(
     shape = replace(shape, max_pixels=limit)
     whole, halves = _inside(block, requests, waiting)
     for cells in halves:
-        larger = _around(whole + cells)
+        larger = around(whole + cells)
         if shape.fits(larger.rows, larger.cols) and _waits(larger, waiting) >= MIN_GROWN_SHARE:
             whole = whole + cells
     if not whole:
         return block
-    end = _around(whole)
+    end = around(whole)
     if end.rows * end.cols < MIN_WHOLE_SHARE * block.rows * block.cols:
         return block
     return end if any(cell in waiting and cell in end for cell in seed) else block
@@ -174,7 +174,7 @@ def _inside(
     return whole, [own for _, own in halves]
 
 
-def _around(cells: Collection[Cell]) -> Block:
+def around(cells: Collection[Cell]) -> Block:
     """The smallest block around cells, at least one."""
     rows, cols = [cell.row for cell in cells], [cell.col for cell in cells]
     return Block(Cell(min(rows), min(cols)), Cell(max(rows), max(cols)))
@@ -187,7 +187,7 @@ def _waits(block: Block, waiting: Collection[Cell]) -> float:
 
 def _start(wanted: list[Cell], shape: Shape) -> Block:
     """The seed's own rectangle if it is whole and small enough, else its first cell."""
-    whole = _around(wanted)
+    whole = around(wanted)
     if len(wanted) >= MIN_WAITING_SHARE * whole.rows * whole.cols and shape.fits(whole.rows, whole.cols):
         return whole
     first = min(wanted)

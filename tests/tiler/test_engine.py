@@ -41,10 +41,12 @@ from tiler.errors import BusyError, DeviceError, InferenceError, ReadError
 from tiler.layer import MAX_WINDOW_PIXELS, Layer, fit
 from tiler.pace import BURST
 from tiler.pixels import read_window
+from tiler.ready import Work
 from tiler.scene import open_scene
 from tiler.values import Cell
 from tiler.waiting import Origin
 from tiler.warming import usual_windows
+from tiler.windows import Block
 
 # Windows of at most 4 x 4 cells of 32 px with their halo of 2; and of one cell.
 FOUR = 132 * 132
@@ -381,6 +383,54 @@ def test_gone_while_queued_for_the_device_nothing_is_inferred(place: World) -> N
             assert len(runner.shapes) == 1 and engine.counters.dropped == len(THERE)
 
     run(main())
+
+
+async def two_in_one_window(
+    engine: Engine, layer: Layer, runner: GatedRunner, left: list[Cell], right: list[Cell]
+) -> tuple[asyncio.Task[Answer], asyncio.Task[Answer], asyncio.Task[Answer]]:
+    """Another request's window before the network, and behind it one window, read, for two requests."""
+    first = await on_the_device(engine, layer, runner, THERE)
+    tasks = ask(engine, layer, left, origin=Origin("left")), ask(engine, layer, right, origin=Origin("right"))
+    await soon(lambda: len(engine.ready) == 1 and engine.queued == 0)
+    return first, *tasks
+
+
+def test_gone_while_queued_for_the_device_the_others_part_of_the_window_is_inferred(place: World) -> None:
+    async def main() -> None:
+        layer, runner = place.layer()
+        left, right = HERE, block(0, 3, 3, 2)
+        with running() as engine:
+            first, lost, kept = await two_in_one_window(engine, layer, runner, left, right)
+            await gone(lost)
+            runner.gate.open()
+            place.check(layer, await kept, right)
+            place.check(layer, await first, THERE)
+            await soon(lambda: at_rest(engine))
+            # Two of five columns, each of the two with its halo.
+            assert [shape[-2:] for shape in runner.shapes[1:]] == [(3 * 32 + 4, 2 * 32 + 4)]
+            assert engine.counters.dropped == len(left) and engine.counters.inferred == len(THERE) + len(right)
+            assert engine.pace.pixels == 0
+            again = await engine.scores_async(layer, left)
+            assert again.source == "miss"
+            place.check(layer, again, left)
+
+    run(main())
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+def test_a_window_cut_down_has_the_pixels_that_it_would_have_had(place: World, read_first: bool) -> None:
+    layer, _ = place.layer()
+    small = Block(Cell(1, 2), Cell(2, 2))
+    _, window = layer.window_of(Cell(0, 0), Cell(2, 3))
+    work = Work(layer, Block(Cell(0, 0), Cell(2, 3)), 0, window, formed=0.0, cells=(Cell(0, 1), Cell(2, 2)))
+    if read_first:
+        work.pixels, work.valid = read_window(layer.source, work.window)
+    work.shrink(small)
+    assert work.block == small and work.cells == (Cell(2, 2),)
+    assert work.window == layer.window_of(small.first, small.last)[1]
+    if read_first:
+        pixels, valid = read_window(layer.source, work.window)
+        assert np.array_equal(work.pixels, pixels) and np.array_equal(work.valid, valid)
 
 
 def test_gone_while_on_the_device_the_answer_is_kept(place: World) -> None:
@@ -735,6 +785,30 @@ def test_windows_of_one_shape_are_one_batch(place: World) -> None:
             device = engine.devices["cuda:0"]
             assert (device.forwards, device.windows) == (len(sizes), 9)
             await soon(lambda: at_rest(engine))
+
+    run(main())
+
+
+def test_windows_of_a_batch_stay_of_one_shape_when_part_of_one_is_not_waited_for(place: World) -> None:
+    async def main() -> None:
+        layer, runner = place.layer("cuda:0", max_window_pixels=FOUR)
+        corners = [(0, 0), (0, 4), (4, 0)]
+        with running(batch=3, read_ahead=9) as engine:
+            runner.gate.hold()
+            first = ask(engine, layer, [Cell(8, 8)])
+            await asyncio.to_thread(runner.gate.wait_for, 1)
+            halves = [
+                [ask(engine, layer, block(top, left + side, 2, 1), origin=Origin(f"{top} {left}")) for side in (0, 1)]
+                for top, left in corners
+            ]
+            await soon(lambda: len(engine.ready) == 3 and engine.queued == 0)
+            await gone(halves[1][0])
+            runner.gate.open()
+            place.check(layer, await first, [Cell(8, 8)])
+            for (top, left), pair in zip(corners, halves, strict=True):
+                place.check(layer, await pair[1], block(top, left + 1, 2, 1))
+            assert [shape[0] for shape in runner.shapes] == [1, 3]
+            assert runner.shapes[1][-2:] == (2 * 32 + 4, 2 * 32 + 4)
 
     run(main())
 
