@@ -53,6 +53,7 @@ class WindowSpec:
     halo: context on each side that an exact answer needs.
     fixed: (height, width) where the artifact accepts one size only.
     preferred, max: edge length to aim for, and never to exceed (None: no limit of the model's own).
+    cell: edge length of the squares in which answers are kept, where windows may have any size (None: 32 or so).
     """
 
     multiple: int | None = None
@@ -61,10 +62,12 @@ class WindowSpec:
     fixed: tuple[int, int] | None = None
     preferred: int = 512
     max: int | None = None
+    cell: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that no window can have."""
-        for name, least in (("multiple", 1), ("period", 1), ("halo", 0), ("preferred", 1), ("max", 1)):
+        least_of = {"multiple": 1, "period": 1, "halo": 0, "preferred": 1, "max": 1, "cell": 1}
+        for name, least in least_of.items():
             value: int | None = getattr(self, name)
             if value is not None and value < least:
                 raise ManifestError(f"window.{name} is {value}", f"Use a number of pixels >= {least}")
@@ -238,6 +241,11 @@ def digest_of(fields: Mapping[str, Any]) -> str:
     deciding: dict[str, Any] = {name: fields[name] for name in _DECIDING if name in fields}
     deciding["artifacts"] = [(a.format, a.checksum) for a in fields["artifacts"]]
     deciding["values"] = [c.value for c in fields["classes"]]
+    # Only where it is told: a digest outlives the release that knew nothing of it.
+    window = asdict(fields["window"])
+    if window["cell"] is None:
+        del window["cell"]
+    deciding["window"] = window
     if fields.get("augment", "none") != "none":
         deciding["augment"] = fields["augment"]
     if fields.get("members"):

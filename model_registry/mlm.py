@@ -192,7 +192,8 @@ def _serving(model: Model, serving: Mapping[str, Any], raw: Mapping[str, Any]) -
     window = model.window
     found["serving:preprocess"] = [_step(op) for op in model.scaling]
     found["serving:window"] = {"preferred": window.preferred, "max": window.max}
-    found["serving:window"] |= {k: v for k in ("multiple", "period", "halo") if (v := getattr(window, k)) is not None}
+    sizes = ("multiple", "period", "halo", "cell")
+    found["serving:window"] |= {key: value for key in sizes if (value := getattr(window, key)) is not None}
     found["serving:nodata"] = {"fill": model.nodata.fill, "mask": model.nodata.mask}
     if model.threshold is not None:
         output["threshold"] = model.threshold

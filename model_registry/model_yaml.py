@@ -129,6 +129,7 @@ def _build(folder: Path, serving: Serving, properties: Properties) -> Model:
             fixed=fixed,
             preferred=window.preferred,
             max=window.max,
+            cell=_number(window.cell),
         ),
         nodata=Nodata(serving.nodata.fill, serving.nodata.mask),
         emits=emits,

@@ -77,7 +77,7 @@ class Bench:
 
     def _affordable(self, reference: Runner, noise: Noise) -> int:
         """Return the edge of a window that the reference answers four times within the budget."""
-        edge = _edge(self.model, min(self.model.window.preferred, self.model.window.max or 4096, 1024))
+        edge = _edge(self.model, min(self.model.window.preferred, 1024))
         if self.model.window.fixed:
             return edge
         small = _edge(self.model, 128)
@@ -148,7 +148,8 @@ def usable(model: Model, samples: Sequence[Raw]) -> list[Raw]:
                 f"a sample has the shape {list(sample.shape)}", f"Give windows [{len(model.bands)}, row, column]"
             )
         step = lcm(model.window.period or 1, model.window.multiple or 1)
-        height, width = model.window.fixed or (min(n, max(step, _MOST_EDGE)) // step * step for n in x.shape[2:])
+        most = max(step, min(_MOST_EDGE, model.window.max or _MOST_EDGE))
+        height, width = model.window.fixed or (min(n, most) // step * step for n in x.shape[2:])
         if 0 < height <= x.shape[2] and 0 < width <= x.shape[3]:
             found.append(np.ascontiguousarray(x[:1, :, :height, :width]))
     return found
@@ -169,7 +170,8 @@ def seconds(runner: Runner, x: Raw, unscale: Unscale | None, times: int, warm: i
 
 def _edge(model: Model, wish: int) -> int:
     step = lcm(model.window.period or 1, model.window.multiple or 1)
-    return -(-wish // step) * step
+    edge = -(-wish // step) * step
+    return edge if model.window.max is None else max(step, min(edge, model.window.max // step * step))
 
 
 def _near(probabilities: Any, model: Model, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -54,6 +54,7 @@ class WindowBlock(_Strict):
     halo: int | Auto = "auto"
     preferred: int = 512
     max: int | None = None
+    cell: int | Auto = "auto"
 
 
 class ValueBlock(_Strict):

@@ -96,7 +96,8 @@ class Layer:
     def shape(self) -> Shape:
         """How large windows may get; those of a model that is not exact hold one cell each."""
         grid = self.grid
-        return Shape(grid.cell, grid.halo, self.max_window_pixels, single=self.window_shape is not None)
+        longest = self.model.window.max
+        return Shape(grid.cell, grid.halo, self.max_window_pixels, self.window_shape is not None, longest)
 
     @property
     def exactness(self) -> str:
@@ -450,10 +451,17 @@ def cutting(model: Model) -> Cutting:
     halo = -(-(window.halo or 0) // align) * align
     shape = window.fixed
     if shape is None and model.exactness != "exact":
-        side = max(align, window.preferred // align * align)
+        side = max(align, min(window.preferred, window.max or window.preferred) // align * align)
         shape = (side, side)
     if shape is None:
-        return Cutting(align, align * max(1, round(PREFERRED_CELL / align)), halo, 0, None)
+        most = None if window.max is None else (window.max - 2 * halo) // align
+        cell = max(1, round((window.cell or PREFERRED_CELL) / align))
+        if most is not None and most < 1:
+            raise MisfitError(
+                f"windows of at most {window.max} px leave nothing inside a halo of {halo} px",
+                "Raise serving.window.max, or lower serving.window.halo",
+            )
+        return Cutting(align, align * min(cell, most or cell), halo, 0, None)
     # Of a model that was not probed yet nothing is known, and nothing blended.
     blends = model.exactness in ("bounded", "unsafe") and model.emits != "labels"
     return Cutting(align, *_cut(shape, halo, align, blends=blends), shape)

@@ -168,6 +168,7 @@ class PredictingReader(BaseReader):
                 **answer_of(model),
                 "gsd": layer.grid.gsd,
                 "halo": layer.grid.halo,
+                "cell": layer.grid.cell,
                 "exactness": model.exactness,
                 **windows_of(layer),
             }

@@ -6,6 +6,8 @@ prepares for each of them when it first comes.
 
 from __future__ import annotations
 
+import sys
+
 from model_registry import Model
 from tiler.layer import cutting
 
@@ -27,8 +29,10 @@ def usual_windows(model: Model, max_pixels: int) -> list[tuple[int, int]]:
     if cut.shape is not None:
         return [cut.shape]
 
+    most = sys.maxsize if model.window.max is None else (model.window.max - 2 * cut.halo) // cut.cell
+
     def side(tiles: int, more: int) -> int:
-        return (-(-tiles * TILE // cut.cell) + more) * cut.cell + 2 * cut.halo
+        return min(-(-tiles * TILE // cut.cell) + more, most) * cut.cell + 2 * cut.halo
 
     # A tile seldom begins where a cell does: then it needs one more.
     found = [(side(down, more), side(across, also)) for down, across in VIEWS for more in (0, 1) for also in (0, 1)]

@@ -78,19 +78,22 @@ class Shape:
         cell, halo: in pixels.
         max_pixels: of a window, halo included. A single cell is always allowed.
         single: True when every cell must be inferred alone (models that are not exact).
+        max_side: along each side of a window, halo included; None: as `max_pixels` allows.
     """
 
     cell: int
     halo: int
     max_pixels: int
     single: bool = False
+    max_side: int | None = None
 
     def fits(self, rows: int, cols: int) -> bool:
         """Whether a window of so many cells is allowed."""
         if rows == cols == 1:
             return True
-        side = 2 * self.halo
-        return not self.single and (rows * self.cell + side) * (cols * self.cell + side) <= self.max_pixels
+        height, width = (count * self.cell + 2 * self.halo for count in (rows, cols))
+        too_long = self.max_side is not None and max(height, width) > self.max_side
+        return not self.single and not too_long and height * width <= self.max_pixels
 
 
 def form(

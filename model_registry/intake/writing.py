@@ -169,7 +169,7 @@ def _serving(model: Model, simple: bool) -> dict[str, Any]:
     serving["window"] = {
         **{key: "auto" if (value := getattr(window, key)) is None else value for key in ("multiple", "period", "halo")},
         "preferred": window.preferred,
-        **({"max": window.max} if window.max is not None else {}),
+        **{key: value for key in ("max", "cell") if (value := getattr(window, key)) is not None},
     }
     serving["output"] = {
         "emits": model.emits, "activation": model.activation,

@@ -133,7 +133,7 @@ def test_a_model_written_and_read_again_is_the_same(tmp_path: Path, scaling: lis
     classes = [{"value": 3, "name": "é: #", "color_hint": "01020304"}, {"value": 9, "name": "no", "description": "d"}]
     folder = testing.write_model(
         tmp_path / "m", testing.conv_chain(classes=2), classes=classes, scaling=scaling, dtypes=["uint16", "int16"],
-        window={"multiple": 2, "period": 2, "halo": 6, "preferred": 256, "max": 512}, license="CC-BY-4.0",
+        window={"multiple": 2, "period": 2, "halo": 6, "preferred": 256, "max": 512, "cell": 48}, license="CC-BY-4.0",
         output={"emits": "logits", "activation": "softmax", "threshold": 0.3}, exactness="bounded",
         nodata={"fill": "mean", "mask": "all"}, precision={"default": "auto", "allowed": ["bf16"], "max_moved": 0.01},
     )  # fmt: skip

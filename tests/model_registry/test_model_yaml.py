@@ -28,7 +28,7 @@ def test_everything_that_a_manifest_says_is_read(folder: Path):
     def change(d):
         d["serving"].update(
             resolution={"value": 10, "unit": "m", "tolerance": 0.25, "policy": "refuse"},
-            window={"multiple": 16, "period": "auto", "halo": 96, "preferred": 256, "max": 1024},
+            window={"multiple": 16, "period": "auto", "halo": 96, "preferred": 256, "max": 1024, "cell": 64},
             output={"emits": "logits", "activation": "sigmoid", "threshold": 0.4},
             nodata={"fill": "mean", "mask": "all"},
             exactness="bounded",
@@ -44,7 +44,7 @@ def test_everything_that_a_manifest_says_is_read(folder: Path):
     model = open_model(edit(folder, change))
     assert (model.name, model.version, model.title, model.license) == ("fields", "3", "Field boundaries", "MIT")
     assert model.resolution == Resolution(10, 0.25, "refuse")
-    assert model.window == WindowSpec(16, None, 96, None, 256, 1024)
+    assert model.window == WindowSpec(16, None, 96, None, 256, 1024, 64)
     assert (model.activation, model.threshold, model.exactness) == ("sigmoid", 0.4, "bounded")
     assert (model.nodata.fill, model.nodata.mask) == ("mean", "all")
     assert [op.kind for op in model.scaling] == ["clip", "scale"]
@@ -187,6 +187,7 @@ def test_version_folders_take_the_name_of_their_parent(folder: Path):
         lambda d: d["serving"].update(resolution={"value": 2}),
         lambda d: d["serving"].update(nodata={"fill": 1}),
         lambda d: d["serving"].update(window={"halo": 3}),
+        lambda d: d["serving"].update(window={"cell": 64}),
         lambda d: d["serving"].update(output={"threshold": 0.5}),
         lambda d: d["serving"].update(preprocess=[{"type": "scale", "value": 254}]),
         lambda d: d["serving"].update(input={"values": "dn", "dtypes": ["uint16"]}),

@@ -15,6 +15,8 @@ from rio_cogeo.cogeo import cog_validate
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
+from model_registry.runtimes.onnx import OnnxRunner
+from model_registry.runtimes.openvino import OpenVinoRunner
 from model_registry.testing import conv_chain, global_mean, strided_unet, write_model
 from tests.tiler.helpers import (
     RES,
@@ -110,6 +112,69 @@ def test_an_export_equals_one_pass(
     best, sure = expected(models[name], name, pixels)
     assert found.shape == best.shape and sure.mean() > 0.99
     assert ((found != best) & sure).sum() == 0
+
+
+def shapes_given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """(height, width) of the windows that ONNX files are given from now on, whatever runs them."""
+    shapes: list[tuple[int, ...]] = []
+    for kind in (OnnxRunner, OpenVinoRunner):
+
+        def call(runner: Any, x: np.ndarray, *options: Any, real: Any = kind.__call__, **more: Any) -> Any:
+            shapes.append(x.shape[-2:])
+            return real(runner, x, *options, **more)
+
+        monkeypatch.setattr(kind, "__call__", call)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("window", "cell", "longest"),
+    [
+        ({"max": 100}, 32, 100),  # 2 x 2 cells and the halo are 72, 3 x 3 would be 104
+        ({"max": 30}, 22, 30),  # a cell of 32 does not fit
+        ({"cell": 96}, 96, None),
+        ({"cell": 96, "max": 300}, 96, 300),
+    ],
+)
+def test_sizes_that_a_model_states_hold_on_the_map_and_in_the_export(
+    scene: Path,
+    pixels: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    window: dict[str, int],
+    cell: int,
+    longest: int | None,
+) -> None:
+    net, halo = conv_chain(kernel=3, layers=4), 4
+    stated = {"multiple": 1, "period": 1, "halo": halo, **window}
+    model = write_model(tmp_path / "m", net, classes=CLASSES, gsd=round(RES, 4), window=stated, exactness="exact")
+    best, lead = whole_scene(model / "model.onnx", pixels / np.float32(255), pad=halo, multiple=1)
+    sure = lead > 1e-5
+    shapes = shapes_given(monkeypatch)
+    served = host({"m": model})
+    for tile in tiles_over(scene)[:4]:
+        values, _ = served.npy(f"m/tiles/WebMercatorQuad/{tile.z}/{tile.x}/{tile.y}.npy", scene)
+        rows, cols, inside = scene_pixels_of_tile(scene, tile, 256)
+        rows, cols = rows[inside], cols[inside]
+        assert (values[inside] == best[rows, cols])[sure[rows, cols]].all()
+    of_map = len(shapes)
+    (found,) = exported(scene, model, tmp_path / "out.tif")
+    assert ((found != best) & sure).sum() == 0
+    for given in (shapes[:of_map], shapes[of_map:]):
+        sides = {side for shape in given for side in shape}
+        # Beside those at the scene's lower and right edge, where a cell ends with it.
+        assert any((side - 2 * halo) % cell == 0 for side in sides)
+        assert max(sides) <= (longest or max(sides))
+
+
+def test_a_model_whose_halo_fills_its_largest_window_is_refused(scene: Path, tmp_path: Path) -> None:
+    stated = {"multiple": 1, "period": 1, "halo": 16, "max": 32}
+    model = write_model(
+        tmp_path / "m", conv_chain(), classes=CLASSES, gsd=round(RES, 4), window=stated, exactness="exact"
+    )
+    done = tiler(scene, "-m", model, "-o", tmp_path / "out.tif")
+    assert done.exit_code != 0 and "windows of at most 32 px leave nothing inside a halo of 16 px" in done.output
+    assert "serving.window.max" in done.output and not (tmp_path / "out.tif").exists()
 
 
 def test_an_export_equals_the_tiles(models: dict[str, Path], scene: Path, tmp_path: Path) -> None:
