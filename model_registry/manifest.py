@@ -44,6 +44,10 @@ class ModelClass:
             raise ManifestError(f"class {self.name!r} has the value {self.value}", "Use a value from 0 to 255")
 
 
+# px; a cell is read and inferred whole, whatever little of it is seen.
+LARGEST_CELL = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class WindowSpec:
     """Which windows the network may be given, in pixels of the model's grid. None means "auto": measured by the probe.
@@ -71,6 +75,8 @@ class WindowSpec:
             value: int | None = getattr(self, name)
             if value is not None and value < least:
                 raise ManifestError(f"window.{name} is {value}", f"Use a number of pixels >= {least}")
+        if self.cell is not None and self.cell > LARGEST_CELL:
+            raise ManifestError(f"window.cell is {self.cell}", f"Use a number of pixels <= {LARGEST_CELL}")
 
 
 @dataclass(frozen=True, slots=True)

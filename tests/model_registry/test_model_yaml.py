@@ -181,6 +181,12 @@ def test_version_folders_take_the_name_of_their_parent(folder: Path):
     assert (model.name, model.version) == (moved.parent.name, "12")
 
 
+@pytest.mark.parametrize("cell", [0, -32, 1025, 10**9])
+def test_cells_that_no_window_could_hold_are_refused(folder: Path, cell: int):
+    with pytest.raises(ManifestError, match=rf"window\.cell is {cell}"):
+        open_model(edit(folder, lambda d: d["serving"].update(window={"cell": cell})))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -55,5 +55,11 @@ def test_windows_of_one_size_are_warmed_up_once(tmp_path: Path) -> None:
     assert usual_windows(model(tmp_path / "m", exactness="bounded", preferred=512), MAX_WINDOW_PIXELS) == [(512, 512)]
 
 
+def test_none_is_longer_than_the_model_allows(tmp_path: Path) -> None:
+    found = usual_windows(model(tmp_path / "m", max=200), MAX_WINDOW_PIXELS)
+    assert found == [(192, 192)]  # three cells and the halo
+    assert usual_windows(model(tmp_path / "n", exactness="bounded", max=200), MAX_WINDOW_PIXELS) == [(200, 200)]
+
+
 def test_a_halo_larger_than_any_window_leaves_one(tmp_path: Path) -> None:
     assert len(usual_windows(model(tmp_path / "m", halo=1024), MAX_WINDOW_PIXELS)) == 1
