@@ -31,7 +31,7 @@ from model_registry.runtimes import Runner
 from model_registry.seams import LARGEST_SHARE, Seam, choose_halo, remaining
 from model_registry.strips import Strip
 
-VERSION = 2  # part of the cache key: raise it when a change here can change a result
+VERSION = 3  # part of the cache key: raise it when a change here can change a result
 HALO_LIMIT = 512  # px; a network that needs more is served as not exact
 UNSAFE_SHARE = 0.01  # of the pixels that windows or other surroundings may move before "bounded" becomes "unsafe"
 BUDGET_S = 30.0  # seconds after which searches stop and keep the (larger) halo that is already proven
@@ -101,6 +101,7 @@ class _Measurement:
         self.noise = Noise(model, seed=7)
         self.notes: list[str] = []
         self.fixed = model.window.fixed or runner.demands.fixed
+        self.most = model.window.max
 
     def run(self) -> Probe:
         """Return what was found, in the order of the module's steps; the first that fails makes the network inexact.
@@ -159,11 +160,15 @@ class _Measurement:
         )
 
     def strips(self, length: int, multiple: int) -> list[Strip]:
-        across = -(-64 // multiple) * multiple
-        length = -(-length // multiple) * multiple
+        across, length = self.rounded(64, multiple), self.rounded(length, multiple)
         shapes = [self.fixed] * 2 if self.fixed else [(across, length), (length, across)]
         logits, kind = self.runner.logits, self.model.kind
         return [Strip(logits, self.noise, shape, axis, kind) for shape, axis in zip(shapes, (1, 0), strict=True)]
+
+    def rounded(self, size: int, multiple: int) -> int:
+        """Return `size` rounded up, or down to what the model allows at most."""
+        up = -(-size // multiple) * multiple
+        return up if self.most is None else max(multiple, min(up, self.most // multiple * multiple))
 
     def find_period(self, multiple: int) -> tuple[list[Strip], int | None]:
         """Return the shortest strips on which the network is seen to be shift-equivariant, and its period."""
@@ -175,7 +180,7 @@ class _Measurement:
             # A flipped window is counted from its end, so an augmented network wants that on its period, too.
             largest = largest[:1]
             step = lcm(largest[0], stated or 1)
-        for length in (0,) if self.fixed else _LENGTHS:
+        for length in (0,) if self.fixed else dict.fromkeys(self.rounded(n, step) for n in _LENGTHS):
             strips = self.strips(length, step)
             moving = (n for n in largest if all(strip.moves_with(lcm(n, stated or 1)) for strip in strips))
             found = next(moving, None)
@@ -188,8 +193,13 @@ class _Measurement:
         return strips, None
 
     def with_room(self, shift: int) -> int:
-        """Return `shift`, halved until a fixed window has room for it."""
-        while self.fixed is not None and shift % 2 == 0 and 8 * shift > min(self.fixed):
+        """Return `shift`, halved until a fixed window, or the largest that is allowed, has room for it."""
+        most = shift
+        if self.fixed is not None:
+            most = min(self.fixed) // 8
+        elif self.most is not None:
+            most = self.most // 2
+        while shift % 2 == 0 and shift > most:
             shift //= 2
         return shift
 
@@ -230,8 +240,10 @@ class _Measurement:
         halo = 0
         for strip in strips:
             found = self.search(strip, period, halo)
-            while found is None and not self.fixed and max(strip.shape) < _LENGTHS[-1]:
-                longer = next(n for n in _LENGTHS if n > max(strip.shape))
+            while found is None and not self.fixed:
+                longer = next((n for n in _LENGTHS if min(n, self.rounded(n, period)) > max(strip.shape)), None)
+                if longer is None:
+                    break
                 strip = self.strips(longer, period)[1 - strip.axis]
                 found = self.search(strip, period, halo)
             if found is None:

@@ -139,6 +139,16 @@ def instance_norm(classes: int = 4, bands: int = 3, seed: int = 0) -> onnx.Model
     return g.finish(g.conv(x, 8, classes), bands, classes)
 
 
+def learned_positions(side: int, classes: int = 4, bands: int = 3, seed: int = 0) -> onnx.ModelProto:
+    """Adds a table of `side` x `side` px between two convolutions: it takes no larger window, and is never exact."""
+    g = _Graph(seed)
+    x = g.conv("x", bands, 8)
+    size = g.add("Slice", g.add("Shape", "x"), g.weight([2], np.int64), g.weight([4], np.int64))
+    table = g.weight(g.random.normal(0, 0.3, (1, 8, side, side)))
+    x = g.add("Add", x, g.add("Slice", table, g.weight([0, 0], np.int64), size, g.weight([2, 3], np.int64)))
+    return g.finish(g.conv(g.add("Tanh", x), 8, classes), bands, classes)
+
+
 def _balanced(
     g: _Graph, x: str, bands: int, classes: int, size: tuple[int, int] | None = None, batch: int | None = None
 ) -> onnx.ModelProto:

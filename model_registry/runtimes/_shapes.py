@@ -93,7 +93,7 @@ def failure(shape: Sequence[int], error: Exception) -> ContractError | MemoryErr
         return MemoryError(f"no memory left for an input of shape {list(shape)}")
     return ContractError(
         f"the network fails on an input of shape {list(shape)} ({short(error)})",
-        "Check the window's size multiple and the number of bands",
+        "Check the number of bands and the window's size multiple; serving.window.max says how large windows may be",
     )
 
 

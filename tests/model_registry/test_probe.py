@@ -99,6 +99,38 @@ def test_fixed_size_networks(tmp_path: Path):
     assert (found.exactness, found.period, found.halo) == ("exact", 4, 12)
 
 
+@pytest.mark.parametrize(
+    ("net", "most", "period", "halo"),
+    [
+        (testing.conv_chain(kernel=3, layers=1), 100, 1, 1),
+        (testing.conv_chain(kernel=5, dilation=3, layers=3), 150, 1, 18),
+        (testing.strided_unet(3), 200, 8, 24),
+        (testing.strided_unet(3), 203, 8, 24),
+        (testing.conv_chain(dilation=16, layers=5), 1024, 1, 80),
+    ],
+)
+def test_no_window_is_larger_than_the_model_allows(tmp_path: Path, net, most: int, period: int, halo: int):
+    names = [str(i) for i in range(5)]
+    model = open_model(testing.write_model(tmp_path / "m", net, classes=names, window={"max": most}))
+    runner = load_runner(model)
+    shapes: list[tuple[int, ...]] = []
+    logits = runner.logits
+    runner.logits = lambda x: (shapes.append(x.shape), logits(x))[1]  # type: ignore[method-assign]
+    found = measure(model, runner)
+    assert (found.exactness, found.period, found.multiple, found.halo) == ("exact", period, period, halo), found.notes
+    # The search for the multiple tries sizes that the network may refuse.
+    assert max(side for shape in shapes for side in shape[2:]) <= most
+
+
+def test_a_network_that_fails_in_larger_windows_is_measured_within_what_it_states(tmp_path: Path):
+    net = testing.learned_positions(128)
+    found = probed(tmp_path / "m", net, classes=4, window={"max": 128})
+    assert found.exactness == "unsafe" and found.halo == 32 and {seam.window for seam in found.errors} == {64, 128}
+    assert "learned positions" in found.notes[0]
+    with pytest.raises(ContractError, match=r"serving\.window\.max"):
+        probed(tmp_path / "unsaid", net, classes=4)
+
+
 def test_sixteen_bit_input_keeps_deep_layers_alive(tmp_path: Path):
     found = probed(tmp_path / "m", testing.conv_chain(layers=3), scaling=None, dtypes=["uint16"])
     assert (found.exactness, found.halo) == ("exact", 3)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from model_registry.runtimes.onnx import OnnxRunner
 from model_registry.runtimes.openvino import OpenVinoRunner
-from model_registry.testing import conv_chain, global_mean, strided_unet, write_model
+from model_registry.testing import conv_chain, global_mean, learned_positions, strided_unet, write_model
 from tests.tiler.helpers import (
     RES,
     blended_scene,
@@ -188,15 +188,21 @@ def test_an_export_equals_the_tiles(models: dict[str, Path], scene: Path, tmp_pa
     assert seen.all()
 
 
+@pytest.mark.parametrize(
+    ("net", "window", "side"),
+    [
+        (global_mean(classes=5), {"multiple": 1, "period": 1, "halo": 32, "preferred": 256}, 256),
+        # It fails in any larger window; the rest is measured.
+        (learned_positions(128, classes=5), {"max": 128, "halo": 32}, 128),
+    ],
+    ids=["mean", "learned positions"],
+)
 def test_a_model_that_is_not_exact_is_blended_as_on_the_map(
-    folder: Path, pixels: np.ndarray, scene: Path, tmp_path: Path
+    pixels: np.ndarray, scene: Path, tmp_path: Path, net: Any, window: dict[str, int], side: int
 ) -> None:
-    model = write_model(
-        folder / "mean", global_mean(classes=5), classes=CLASSES, gsd=round(RES, 4), exactness="bounded",
-        window={"multiple": 1, "period": 1, "halo": 32, "preferred": 256},
-    )  # fmt: skip
+    model = write_model(tmp_path / "m", net, classes=CLASSES, gsd=round(RES, 4), exactness="bounded", window=window)
     (found,) = exported(scene, model, tmp_path / "out.tif", "--block", 300)
-    shares = blended_scene(model / "model.onnx", pixels / np.float32(255), softmax, side=256, halo=32)
+    shares = blended_scene(model / "model.onnx", pixels / np.float32(255), softmax, side=side, halo=32)
     ordered = np.sort(shares, axis=0)
     # Probabilities are kept as float16.
     sure = ordered[-1] - ordered[-2] > 2e-3
