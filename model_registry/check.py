@@ -218,10 +218,7 @@ def _windows(model: Model, runner: Runner, measured: Probe) -> dict[str, Any]:
     """Return what size, batch and place of a window change, measured at the halo that is served."""
     period, halo = lcm(measured.period, measured.multiple), measured.halo
     fixed = model.window.fixed
-    across, length = (-(-n // period) * period for n in (64, max(256, 2 * halo + 128 + 2 * period)))
-    if model.window.max is not None:
-        most = max(1, model.window.max // period) * period
-        across, length = min(across, most), min(length, most)
+    across, length = (model.window.edge(wish, period) for wish in (64, max(256, 2 * halo + 128 + 2 * period)))
     strip = Strip(runner.logits, Noise(model, seed=21), fixed or (across, length), 1, model.kind)
     rounding = strip.tolerance
     found: dict[str, Any] = {"dynamic": fixed is None, "batch_difference": strip.batch_difference()}

@@ -78,6 +78,11 @@ class WindowSpec:
         if self.cell is not None and self.cell > LARGEST_CELL:
             raise ManifestError(f"window.cell is {self.cell}", f"Use a number of pixels <= {LARGEST_CELL}")
 
+    def edge(self, wish: int, step: int) -> int:
+        """Return the edge length of a window of `wish` px: a multiple of `step`, rounded up, or down to `max`."""
+        edge = -(-wish // step) * step
+        return edge if self.max is None else max(step, min(edge, self.max // step * step))
+
 
 @dataclass(frozen=True, slots=True)
 class Resolution:

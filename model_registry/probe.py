@@ -101,7 +101,6 @@ class _Measurement:
         self.noise = Noise(model, seed=7)
         self.notes: list[str] = []
         self.fixed = model.window.fixed or runner.demands.fixed
-        self.most = model.window.max
 
     def run(self) -> Probe:
         """Return what was found, in the order of the module's steps; the first that fails makes the network inexact.
@@ -160,15 +159,10 @@ class _Measurement:
         )
 
     def strips(self, length: int, multiple: int) -> list[Strip]:
-        across, length = self.rounded(64, multiple), self.rounded(length, multiple)
+        across, length = self.model.window.edge(64, multiple), self.model.window.edge(length, multiple)
         shapes = [self.fixed] * 2 if self.fixed else [(across, length), (length, across)]
         logits, kind = self.runner.logits, self.model.kind
         return [Strip(logits, self.noise, shape, axis, kind) for shape, axis in zip(shapes, (1, 0), strict=True)]
-
-    def rounded(self, size: int, multiple: int) -> int:
-        """Return `size` rounded up, or down to what the model allows at most."""
-        up = -(-size // multiple) * multiple
-        return up if self.most is None else max(multiple, min(up, self.most // multiple * multiple))
 
     def find_period(self, multiple: int) -> tuple[list[Strip], int | None]:
         """Return the shortest strips on which the network is seen to be shift-equivariant, and its period."""
@@ -180,7 +174,7 @@ class _Measurement:
             # A flipped window is counted from its end, so an augmented network wants that on its period, too.
             largest = largest[:1]
             step = lcm(largest[0], stated or 1)
-        for length in (0,) if self.fixed else dict.fromkeys(self.rounded(n, step) for n in _LENGTHS):
+        for length in (0,) if self.fixed else dict.fromkeys(self.model.window.edge(n, step) for n in _LENGTHS):
             strips = self.strips(length, step)
             moving = (n for n in largest if all(strip.moves_with(lcm(n, stated or 1)) for strip in strips))
             found = next(moving, None)
@@ -197,8 +191,8 @@ class _Measurement:
         most = shift
         if self.fixed is not None:
             most = min(self.fixed) // 8
-        elif self.most is not None:
-            most = self.most // 2
+        elif self.model.window.max is not None:
+            most = self.model.window.max // 2
         while shift % 2 == 0 and shift > most:
             shift //= 2
         return shift
@@ -241,7 +235,8 @@ class _Measurement:
         for strip in strips:
             found = self.search(strip, period, halo)
             while found is None and not self.fixed:
-                longer = next((n for n in _LENGTHS if min(n, self.rounded(n, period)) > max(strip.shape)), None)
+                room = max(strip.shape)
+                longer = next((n for n in _LENGTHS if min(n, self.model.window.edge(n, period)) > room), None)
                 if longer is None:
                     break
                 strip = self.strips(longer, period)[1 - strip.axis]

@@ -169,9 +169,7 @@ def seconds(runner: Runner, x: Raw, unscale: Unscale | None, times: int, warm: i
 
 
 def _edge(model: Model, wish: int) -> int:
-    step = lcm(model.window.period or 1, model.window.multiple or 1)
-    edge = -(-wish // step) * step
-    return edge if model.window.max is None else max(step, min(edge, model.window.max // step * step))
+    return model.window.edge(wish, lcm(model.window.period or 1, model.window.multiple or 1))
 
 
 def _near(probabilities: Any, model: Model, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -118,7 +118,6 @@ def test_no_window_is_larger_than_the_model_allows(tmp_path: Path, net, most: in
     runner.logits = lambda x: (shapes.append(x.shape), logits(x))[1]  # type: ignore[method-assign]
     found = measure(model, runner)
     assert (found.exactness, found.period, found.multiple, found.halo) == ("exact", period, period, halo), found.notes
-    # The search for the multiple tries sizes that the network may refuse.
     assert max(side for shape in shapes for side in shape[2:]) <= most
 
 

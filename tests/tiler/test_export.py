@@ -152,6 +152,7 @@ def test_sizes_that_a_model_states_hold_on_the_map_and_in_the_export(
     sure = lead > 1e-5
     shapes = shapes_given(monkeypatch)
     served = host({"m": model})
+    assert served.get("m/info", scene).json()["cell"] == cell
     for tile in tiles_over(scene)[:4]:
         values, _ = served.npy(f"m/tiles/WebMercatorQuad/{tile.z}/{tile.x}/{tile.y}.npy", scene)
         rows, cols, inside = scene_pixels_of_tile(scene, tile, 256)
